@@ -1,0 +1,43 @@
+# Every target first builds .venv from the hash-locked requirements, so a fresh checkout needs Python 3.11+ and make, nothing else.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+export REDIRECT_HOME ?= $(CURDIR)/.redirect-worker
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test check lock clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.done  ## build the virtual environment from requirements.lock
+
+$(VENV)/.done: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Building $(VENV) from requirements.lock (once, about half a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## everything from nothing: process the example events, break the cache, watch it heal
+	@$(BIN)/redirect-worker demo
+
+up: setup  ## stay up: worker, beat, gateway and Flower (Ctrl-C stops everything)
+	@$(BIN)/redirect-worker up
+
+test: setup  ## the whole test suite, on real servers that it starts itself
+	@$(BIN)/python -m pytest
+
+check: setup  ## ruff, mypy strict, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+lock: setup  ## renew requirements.lock from pyproject.toml
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements.lock
+
+clean:  ## remove .venv and caches (never your data in .redirect-worker)
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

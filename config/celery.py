@@ -1,0 +1,146 @@
+"""Celery's options, as data, each with its reason."""
+
+from typing import Any
+
+from kombu import Exchange, Queue
+
+from config.settings import Settings
+
+QUEUES = ("redirects", "effects.cache", "effects.websocket", "effects.record", "maintenance")
+
+# Two hours: a sweep that waited longer says nothing new, and sweeps of workers that were away for days must not pile
+# up. Not one interval: `expires` is judged by the worker's clock, and a clock that is minutes off would silently drop
+# every sweep, the very thing that heals the rest. (docs/decisions/0004-sweeps-expire-late.md)
+SWEEP_EXPIRES = 7200
+
+
+def bare_queue(name: str) -> Queue:
+    """As a Celery producer with a default configuration declares it: RabbitMQ refuses any difference (406)."""
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)
+
+
+def options(settings: Settings) -> dict[str, Any]:
+    broker = settings.url("broker_url")
+    return {
+        "broker_url": broker,
+        "imports": (
+            "worker.tasks.redirect",
+            "worker.tasks.cache",
+            "worker.tasks.websocket",
+            "worker.tasks.record",
+            "worker.tasks.maintenance",
+        ),
+        **_delivery(),
+        **_limits(settings),
+        **_broker(settings, broker),
+        **_beat(settings),
+        **_watching(),
+    }
+
+
+def _delivery() -> dict[str, Any]:
+    return {
+        "task_queues": [bare_queue(name) for name in QUEUES],
+        "task_default_queue": "maintenance",
+        # A misspelt queue is an error at the producer here, not a message that nobody ever reads.
+        "task_create_missing_queues": False,
+        # Acknowledged after the work: a killed worker's messages come back.
+        "task_acks_late": True,
+        # 5.7: a killed child's task is published again, 1 + max_retries runs at most. `acks_late` alone acknowledges
+        # and loses it; `task_reject_on_worker_lost` runs a killer for ever (celery#9082).
+        "task_retry_on_worker_lost": True,
+        "task_annotations": {"*": {"max_retries": 3, "default_retry_delay": 1}},
+        # JSON only: unpickling a message is running it.
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        # No result backend: with one, Redis being down at the start fails the task unrun. The ledger is the result.
+        "task_ignore_result": True,
+        "result_backend": None,
+    }
+
+
+def _limits(settings: Settings) -> dict[str, Any]:
+    return {
+        "worker_concurrency": settings.concurrency,
+        # One message per process: a slow one never sits on others. Rings are cheap, and redirects come in batches.
+        "worker_prefetch_multiplier": 1,
+        "task_time_limit": settings.task_time_limit,
+        "task_soft_time_limit": settings.task_soft_time_limit,
+        # Memory that a library leaks is given back now and then.
+        "worker_max_tasks_per_child": 5000,
+        # On SIGQUIT (or SIGTERM with REMAP_SIGTERM=SIGQUIT, as containers want it) running tasks get this long.
+        "worker_soft_shutdown_timeout": 15,
+        "worker_enable_soft_shutdown_on_idle": True,
+        # Late acknowledgement and idempotent tasks: what runs may end, its second delivery changes nothing.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # In front of Celery's own: a message of the wrong shape is parked, not a crash loop.
+        "worker_consumer": "worker.guard.consumer:GuardedConsumer",
+    }
+
+
+def _broker(settings: Settings, url: str) -> dict[str, Any]:
+    common = {
+        # Seconds. A publish never hangs a task: what cannot be rung in two seconds is left to the sweep.
+        "broker_connection_timeout": 2,
+        "broker_pool_acquire_timeout": 2,
+        "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2},
+        # A worker outlives any outage of its broker.
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+    }
+    return common | (_redis(settings) if url.startswith("redis") else _rabbitmq())
+
+
+def _redis(settings: Settings) -> dict[str, Any]:
+    return {
+        # The same guard for what is no message at all: a raw LPUSH by a foreign producer.
+        "broker_transport": "worker.guard.redis_transport:Transport",
+        "broker_transport_options": {
+            # After a worker's main process is killed its messages come back after this long...
+            "visibility_timeout": settings.visibility_timeout,
+            # ...and somebody looks for them this often (default: 10 s, and then only every tenth time).
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "unacked_restore_limit": 1000,
+            # A frozen Redis hangs a publish for ever by default. Above BRPOP's own second.
+            "socket_timeout": 2,
+            "socket_connect_timeout": 1,
+            "socket_keepalive": True,
+            "health_check_interval": 5,
+            # No global_keyprefix: producers with a default configuration would write past us.
+        },
+    }
+
+
+def _rabbitmq() -> dict[str, Any]:
+    # Without confirms a message that RabbitMQ refuses is lost in silence.
+    return {"broker_transport_options": {"confirm_publish": True}}
+
+
+def _beat(settings: Settings) -> dict[str, Any]:
+    on_time = {"queue": "maintenance", "expires": SWEEP_EXPIRES}
+    return {
+        "beat_schedule": {
+            "retry_side_effects": {
+                "task": "retry_side_effects",
+                "schedule": settings.sweep_interval,
+                "options": on_time,
+            },
+            "prune_history": {"task": "prune_history", "schedule": 3600.0, "options": on_time},
+        },
+        # Intervals only, so no file: schedule files corrupt (celery#4777, #8008).
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_max_loop_interval": max(1.0, settings.sweep_interval),
+    }
+
+
+def _watching() -> dict[str, Any]:
+    return {
+        # Flower sees every task from the moment it is sent.
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        # Our own logging: one story, in one format.
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "timezone": "UTC",
+    }

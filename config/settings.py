@@ -1,0 +1,104 @@
+"""The one door to the environment; what must fit together is checked here."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+# Jitter adds up to this share to every retry wait, so that what failed together does not return together.
+JITTER = 0.1
+LONGEST_QUICK_RETRY = 30.0
+"""Seconds: the longest wait that worker/policy.py hands to the broker; a test keeps the two equal."""
+
+DESTINATIONS = {
+    "ai": "AI Assistant",
+    "support": "Support",
+    "sales": "Sales",
+    "technical": "Technical",
+    "billing": "Billing",
+    "general": "General",
+}
+_EMBEDDED = {"database_url": "postgres", "broker_url": "broker", "redis_url": "cache"}
+
+
+class NotConfigured(Exception):
+    """No URL is set and no embedded server is running."""
+
+
+class Settings(BaseSettings):
+    """Times are seconds. `REDIRECT_*` unless an alias says otherwise; an unset URL means the embedded server."""
+
+    model_config = SettingsConfigDict(env_prefix="REDIRECT_", populate_by_name=True, env_ignore_empty=True)
+
+    database_url: str | None = Field(None, validation_alias="DATABASE_URL")
+    broker_url: str | None = Field(None, validation_alias="BROKER_URL")
+    redis_url: str | None = Field(None, validation_alias="REDIS_URL")
+    sentry_dsn: str | None = Field(None, validation_alias="SENTRY_DSN")
+    port: int = Field(8000, validation_alias="PORT", ge=0, le=65535)
+    flower_port: int = Field(5555, ge=0, le=65535)
+    home: Path = Path(".redirect-worker")
+
+    destinations: Annotated[dict[str, str], NoDecode] = DESTINATIONS
+    record_store: str = "worker.db.records:BundledRecords"
+    cache_ttl: int = Field(86_400, gt=0)
+    max_clock_skew: float = Field(300, ge=0)
+    history_days: int = Field(90, gt=0)
+
+    sweep_interval: float = Field(2, gt=0)
+    # One process for each of the three kinds, and one that no broken copy can keep from new redirects.
+    concurrency: int = Field(4, ge=1)
+    task_time_limit: float = Field(30, gt=0)
+    task_soft_time_limit: float = Field(20, gt=0)
+    visibility_timeout: float = Field(120, gt=0)
+    log_format: str = Field("auto", pattern="^(auto|text|json)$")
+
+    @field_validator("destinations", mode="before")
+    @classmethod
+    def _catalogue(cls, value: object) -> object:
+        catalogue = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(catalogue, dict) or "ai" not in catalogue:
+            raise ValueError('REDIRECT_DESTINATIONS should be a JSON object of value to label that has "ai"')
+        return catalogue
+
+    @model_validator(mode="after")
+    def _times_nest(self) -> Self:
+        if self.task_soft_time_limit >= self.task_time_limit:
+            raise ValueError("REDIRECT_TASK_SOFT_TIME_LIMIT must be less than REDIRECT_TASK_TIME_LIMIT")
+        # celery#3270, kombu#337: Redis delivers again what is unacknowledged for longer than the visibility timeout.
+        if LONGEST_QUICK_RETRY * (1 + JITTER) + self.task_time_limit >= self.visibility_timeout:
+            raise ValueError(
+                "REDIRECT_VISIBILITY_TIMEOUT must exceed the longest quick retry "
+                f"({LONGEST_QUICK_RETRY * (1 + JITTER):g} s) plus REDIRECT_TASK_TIME_LIMIT"
+            )
+        return self
+
+    def url(self, field: str) -> str:
+        """The URL in `field` (`database_url`, `broker_url`, `redis_url`), or that of the running embedded server.
+
+        Raises NotConfigured with what to set.
+        """
+        url = getattr(self, field) or self._embedded_url(field)
+        if url is None:
+            raise NotConfigured(
+                f"{field.upper()} is not set, and no embedded server runs under {self.home}: "
+                f"set {field.upper()}, or start everything with `redirect-worker up`"
+            )
+        return str(url)
+
+    def _embedded_url(self, field: str) -> str | None:
+        """What worker/embedded.py noted when it started the servers."""
+        try:
+            servers = json.loads((self.home / "servers.json").read_text())
+        except (OSError, ValueError):
+            return None
+        server = servers.get(_EMBEDDED[field], {})
+        return server.get("url") if server.get("pid") else None
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read on first use."""
+    return Settings()

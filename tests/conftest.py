@@ -1,0 +1,58 @@
+"""Real servers for every test: started once from the wheels, a fresh database from a template for each test."""
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import NullPool, create_engine, text
+
+from tests.service import Service
+from worker import embedded
+from worker.db import migrations
+from worker.db.session import psycopg2_url
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """PostgreSQL, a broker and a cache of this run's own, on free ports; name -> URL."""
+    home = tmp_path_factory.mktemp("servers") / "home"
+    urls = embedded.start(home, durable=False)
+    try:
+        migrations.upgrade(urls["postgres"])
+        yield urls
+    finally:
+        embedded.stop(home)
+
+
+def fresh_database(admin_url: str) -> str:
+    """The URL of a new copy of the migrated database."""
+    name = f"test_{next(_numbers)}"
+    engine = create_engine(psycopg2_url(admin_url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE redirect STRATEGY file_copy"))
+    return admin_url.rsplit("/", 1)[0] + f"/{name}"
+
+
+def make_service(servers: dict[str, str], folder: Path) -> Service:
+    for name in ("broker", "cache"):
+        with Redis.from_url(servers[name]) as client:
+            client.flushall()
+    return Service(fresh_database(servers["postgres"]), servers["broker"], servers["cache"], folder)
+
+
+@pytest.fixture
+def service(servers: dict[str, str], tmp_path: Path) -> Service:
+    """A service with empty stores and no process running."""
+    return make_service(servers, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def running(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One worker and one beat for all tests of a module that do them no harm; tests use ids of their own."""
+    service = make_service(servers, tmp_path_factory.mktemp("running"))
+    with service.worker(), service.beat():
+        yield service

@@ -1,0 +1,36 @@
+"""The Celery application: `celery -A worker.app worker|beat|flower`."""
+
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+
+from config import logging, sentry
+from config.celery import options
+from config.settings import settings
+
+app = Celery("redirect-worker")
+# Read on first use, so that importing this module needs no environment and opens nothing.
+app.add_defaults(lambda: options(settings()))
+app.set_default()
+
+
+@signals.setup_logging.connect
+def _own_logging(**_: Any) -> None:
+    logging.configure(settings().log_format)
+
+
+@signals.worker_init.connect
+def _worker_starts(**_: Any) -> None:
+    sentry.start("worker")
+
+
+@signals.beat_init.connect
+def _beat_starts(**_: Any) -> None:
+    sentry.start("beat")
+
+
+@signals.task_prerun.connect
+def _bind(task_id: str, task: Any, **_: Any) -> None:
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(task=task.name, task_id=task_id)

@@ -1,0 +1,255 @@
+"""Accepting events: one transaction that moves the states, records the redirects and files the side effects."""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine, Row, text
+
+from worker import events, redirects
+from worker.db import rejected
+from worker.db.session import translated
+from worker.errors import Permanent, Rejected
+from worker.events import Event
+from worker.redirects import Outcome, State
+
+# The rows that one side effect names: large enough to amortise a row, small enough to redo after a crash.
+GROUP = 200
+
+# A row of version 0 is a lock on a conversation that has no state yet; _fill turns it into one or removes it.
+_RESERVE = text("""
+    INSERT INTO conversation_states (conversation_id, status, ai_enabled, destination, version, occurred_at, event_id)
+    SELECT id, 'active', true, 'ai', 0, 'epoch', '' FROM unnest(CAST(:ids AS text[])) AS id
+    ON CONFLICT (conversation_id) DO NOTHING
+""")
+# Always in one order, or parallel batches deadlock.
+_LOCK = text("""
+    SELECT conversation_id, owner_id, destination, version, occurred_at, event_id FROM conversation_states
+    WHERE conversation_id = ANY(:ids) ORDER BY conversation_id FOR UPDATE
+""")
+# After the lock, so that it sees what the transaction before us wrote. One row at least: the database's clock.
+_KNOWN = text("""
+    SELECT clock_timestamp() AS clock, r.* FROM (VALUES (1)) AS one LEFT JOIN redirects r ON r.event_id = ANY(:ids)
+""")
+_WRITE = text("""
+    WITH moved AS (
+        UPDATE conversation_states s
+        SET owner_id = n.owner_id, status = n.status, ai_enabled = n.ai_enabled, destination = n.destination,
+            version = n.version, occurred_at = n.occurred_at, event_id = n.event_id, updated_at = now()
+        FROM json_populate_recordset(null::conversation_states, CAST(:states AS json)) n
+        WHERE s.conversation_id = n.conversation_id
+    ), recorded AS (
+        INSERT INTO redirects SELECT * FROM json_populate_recordset(null::redirects, CAST(:redirects AS json))
+    ), kept AS (
+        INSERT INTO rejected_events (id, source, code, error, body)
+        SELECT id, source, code, error, body
+        FROM json_populate_recordset(null::rejected_events, CAST(:rejected AS json))
+        ON CONFLICT (id) DO NOTHING
+    )
+    INSERT INTO side_effects (kind, conversation_ids)
+    SELECT kind, conversation_ids FROM json_populate_recordset(null::side_effects, CAST(:effects AS json))
+    RETURNING id
+""")
+_UNRESERVE = text("DELETE FROM conversation_states WHERE conversation_id = ANY(:ids) AND version = 0")
+
+
+class Item(NamedTuple):
+    """One event of a batch as it arrived, and what parsing made of it."""
+
+    raw: object
+    event: Event | Rejected
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """An outcome for each event, in the order given, and the ids of the side effects that were filed."""
+
+    outcomes: list[Outcome]
+    filed: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Accepts events for one catalogue of destinations. `max_clock_skew` is seconds; `kinds` are the side effects."""
+
+    engine: Engine
+    destinations: Collection[str]
+    kinds: Sequence[str]
+    max_clock_skew: float
+    source: str = "redirect_conversation"
+
+    def accept(self, raws: Sequence[object]) -> Accepted:
+        """Apply `raws` (each a dict, or JSON as str or bytes) in one transaction of a constant number of statements.
+
+        A bad event is rejected alone. Raises Transient when the database says no for now: nothing was written.
+        """
+        return self._accept([Item(raw, self._parse(raw)) for raw in raws])
+
+    def _parse(self, raw: object) -> Event | Rejected:
+        try:
+            return events.parse(raw, self.destinations)
+        except Rejected as refusal:
+            return refusal
+
+    def _accept(self, items: Sequence[Item]) -> Accepted:
+        if not items:
+            return Accepted([])
+        try:
+            with translated(), self.engine.begin() as connection:
+                return _Batch(self, connection, items).run()
+        except Permanent as error:
+            return self._isolate(items, error)
+
+    def _isolate(self, items: Sequence[Item], error: Permanent) -> Accepted:
+        """The database refused the data of some item: halve until it stands alone, and reject that one."""
+        if len(items) == 1 and isinstance(items[0].event, Rejected):
+            raise error
+        if len(items) == 1:
+            return self._accept([Item(items[0].raw, Rejected("malformed", f"the database refused it: {error}"))])
+        middle = len(items) // 2
+        first, second = self._accept(items[:middle]), self._accept(items[middle:])
+        return Accepted(first.outcomes + second.outcomes, first.filed + second.filed)
+
+
+class _Batch:
+    """One transaction's work: lock, fold, write."""
+
+    def __init__(self, ledger: Ledger, connection: Connection, items: Sequence[Item]) -> None:
+        self.ledger, self.connection, self.items = ledger, connection, items
+        self.before: dict[str, State | None] = {}
+        self.after: dict[str, State] = {}
+        self.known: dict[str, dict[str, Any]] = {}
+        self.recorded: list[dict[str, Any]] = []
+        self.rejected: list[dict[str, str]] = []
+
+    def run(self) -> Accepted:
+        wanted = [item.event for item in self.items if isinstance(item.event, Event)]
+        ids = sorted({event.conversation_id for event in wanted})
+        clock = self._lock(ids, [event.event_id for event in wanted]) if wanted else None
+        outcomes = [self._outcome(item, clock, position) for position, item in enumerate(self.items)]
+        return Accepted(outcomes, self._write(ids))
+
+    def _lock(self, ids: list[str], event_ids: list[str]) -> datetime:
+        self.connection.execute(_RESERVE, {"ids": ids})
+        self.before = {row.conversation_id: _state(row) for row in self.connection.execute(_LOCK, {"ids": ids})}
+        rows = self.connection.execute(_KNOWN, {"ids": event_ids}).mappings().all()
+        self.known = {row["event_id"]: dict(row) for row in rows if row["event_id"] is not None}
+        clock: datetime = rows[0]["clock"]
+        return clock
+
+    def _outcome(self, item: Item, clock: datetime | None, position: int) -> Outcome:
+        try:
+            if isinstance(item.event, Rejected):
+                raise item.event
+            assert clock is not None
+            # Events without a time of their own keep the order in which they were received.
+            return self._decide(item.event, clock, clock + timedelta(microseconds=position))
+        except Rejected as refusal:
+            self.rejected.append(rejected.row(item.raw, refusal.code, refusal.error, self.ledger.source))
+            return _refused(item, refusal)
+
+    def _decide(self, event: Event, clock: datetime, received_at: datetime) -> Outcome:
+        if (known := self.known.get(event.event_id)) is not None:
+            return _repeated(event, known)
+        occurred_at = event.occurred_at or received_at
+        _check_times(event, occurred_at, clock, self.ledger.max_clock_skew)
+        state = self.after.get(event.conversation_id) or self.before[event.conversation_id]
+        self.after[event.conversation_id], outcome = redirects.fold(state, event, occurred_at)
+        self._record(event, outcome, occurred_at, received_at)
+        return outcome
+
+    def _record(self, event: Event, outcome: Outcome, occurred_at: datetime, received_at: datetime) -> None:
+        row = _asked(event) | {
+            "outcome": outcome.outcome,
+            "code": outcome.code,
+            "version": outcome.version,
+            "previous_status": outcome.previous_status,
+            "status": outcome.status,
+            "occurred_at": occurred_at,
+            "received_at": received_at,
+        }
+        self.known[event.event_id] = row
+        self.recorded.append(row)
+
+    def _write(self, ids: list[str]) -> list[int]:
+        changed = [c for c, state in sorted(self.after.items()) if redirects.copies_differ(self.before[c], state)]
+        groups = [changed[start : start + GROUP] for start in range(0, len(changed), GROUP)]
+        effects = [{"kind": kind, "conversation_ids": group} for kind in self.ledger.kinds for group in groups]
+        documents = {
+            "states": _json(map(_columns, self.after.values())),
+            "redirects": _json(self.recorded),
+            "rejected": _json(self.rejected),
+            "effects": _json(effects),
+        }
+        filed = list(self.connection.execute(_WRITE, documents).scalars())
+        if unfilled := [c for c in ids if self.before[c] is None and c not in self.after]:
+            self.connection.execute(_UNRESERVE, {"ids": unfilled})
+        return filed
+
+
+def _check_times(event: Event, occurred_at: datetime, clock: datetime, max_clock_skew: float) -> None:
+    if event.expires_at is not None and event.expires_at <= clock:
+        raise Rejected("expired", f"expires_at should be after the time of receipt, {clock.isoformat()}")
+    if occurred_at - clock > timedelta(seconds=max_clock_skew):
+        raise Rejected(
+            "clock_skew",
+            f"occurred_at should be at most {max_clock_skew:g} s ahead of {clock.isoformat()}: "
+            "it would win over every later decision",
+        )
+
+
+def _repeated(event: Event, known: dict[str, Any]) -> Outcome:
+    """The first outcome of an event that is known, or Rejected (`conflict`) when it said something else then."""
+    asked = _asked(event)
+    if event.occurred_at is not None:
+        asked["occurred_at"] = event.occurred_at
+    for name, value in asked.items():
+        if _comparable(value) != _comparable(known[name]):
+            raise Rejected("conflict", f"event_id {event.event_id!r} is known with another {name}: use a new event_id")
+    names = ("event_id", "conversation_id", "outcome", "code", "version", "previous_status", "status", "destination")
+    return Outcome(**{name: known[name] for name in names})
+
+
+def _asked(event: Event) -> dict[str, Any]:
+    """What the producer said, by the names of the columns; the times apart."""
+    return event.model_dump(exclude={"occurred_at", "expires_at"})
+
+
+def _comparable(value: object) -> object:
+    """JSON numbers come back from PostgreSQL as they were worth, not as they were written: 1e2 as 100."""
+    return json.loads(json.dumps(value), parse_int=float) if isinstance(value, dict) else value
+
+
+def _refused(item: Item, refusal: Rejected) -> Outcome:
+    event = item.event if isinstance(item.event, Event) else item.raw
+    names = [getattr(event, key, None) or (event.get(key) if isinstance(event, dict) else None) for key in _IDENTITY]
+    event_id, conversation_id, destination = (name if isinstance(name, str) else None for name in names)
+    return Outcome(event_id, conversation_id, "rejected", refusal.code, None, None, None, destination)
+
+
+_IDENTITY = ("event_id", "conversation_id", "destination")
+
+
+def _state(row: Row[Any]) -> State | None:
+    if not row.version:
+        return None
+    return State(row.conversation_id, row.owner_id, row.destination, row.version, row.occurred_at, row.event_id)
+
+
+def _columns(state: State) -> dict[str, Any]:
+    return {
+        "conversation_id": state.conversation_id,
+        "owner_id": state.owner_id,
+        "status": state.status,
+        "ai_enabled": state.ai_enabled,
+        "destination": state.destination,
+        "version": state.version,
+        "occurred_at": state.occurred_at,
+        "event_id": state.event_id,
+    }
+
+
+def _json(rows: Iterable[dict[str, Any]]) -> str:
+    return json.dumps(list(rows), default=datetime.isoformat, ensure_ascii=False)

@@ -1,0 +1,133 @@
+"""The tables of the contract, as SQLAlchemy reads and Alembic checks them; the rules live in their constraints."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ck": "%(table_name)s_%(constraint_name)s",
+        "pk": "%(table_name)s_pkey",
+        "ix": "%(table_name)s_%(column_0_name)s",
+    }
+)
+
+
+def _now(name: str) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+def _status_follows_ai() -> CheckConstraint:
+    return CheckConstraint("(status = 'active') = ai_enabled AND status IN ('active', 'support_active')", name="status")
+
+
+conversation_states = Table(
+    "conversation_states",
+    metadata,
+    Column("conversation_id", Text, primary_key=True),
+    Column("owner_id", Text),
+    Column("status", Text, nullable=False),
+    Column("ai_enabled", Boolean, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    Column("event_id", Text, nullable=False),
+    _now("updated_at"),
+    _status_follows_ai(),
+    CheckConstraint("(destination = 'ai') = ai_enabled", name="destination"),
+    # Version 0 is a row that a transaction has made to lock it, and has not filled yet: it never outlives it.
+    CheckConstraint("version >= 0", name="version"),
+)
+
+redirects = Table(
+    "redirects",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("conversation_id", Text, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("code", Text),
+    Column("version", BigInteger, nullable=False),
+    Column("previous_status", Text),
+    Column("status", Text, nullable=False),
+    Column("owner_id", Text),
+    Column("source", Text),
+    Column("actor", JSONB),
+    Column("reason", Text),
+    Column("metadata", JSONB),
+    Column("occurred_at", DateTime(timezone=True), nullable=False),
+    _now("received_at"),
+    CheckConstraint("outcome IN ('applied', 'noop', 'superseded')", name="outcome"),
+    CheckConstraint("version >= 1", name="version"),
+    Index("redirects_conversation", "conversation_id", "received_at"),
+    Index("redirects_received_at", "received_at"),
+)
+
+side_effects = Table(
+    "side_effects",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("conversation_ids", ARRAY(Text), nullable=False),
+    Column("state", Text, nullable=False, server_default="waiting"),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    _now("due_at"),
+    Column("last_error", Text),
+    _now("created_at"),
+    _now("updated_at"),
+    # The kinds themselves are listed once, in worker/policy.py: a fourth is no migration.
+    CheckConstraint("kind ~ '^[a-z_]+$'", name="kind"),
+    CheckConstraint("state IN ('waiting', 'dead')", name="state"),
+    CheckConstraint("failures >= 0", name="failures"),
+    CheckConstraint("cardinality(conversation_ids) > 0", name="conversation_ids"),
+    CheckConstraint("state = 'waiting' OR last_error IS NOT NULL", name="dead_has_a_reason"),
+    Index("side_effects_due", "kind", "due_at", postgresql_where=text("state = 'waiting'")),
+)
+
+rejected_events = Table(
+    "rejected_events",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    _now("received_at"),
+    Column("source", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("error", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("rejected_events_received_at", "received_at"),
+)
+
+event_outbox = Table(
+    "event_outbox",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("body", JSONB, nullable=False),
+    _now("created_at"),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner_id", Text),
+    Column("title", Text),
+    Column("status", Text, nullable=False),
+    Column("ai_enabled", Boolean, nullable=False),
+    Column("destination", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    _now("updated_at"),
+    _status_follows_ai(),
+)

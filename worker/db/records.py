@@ -1,0 +1,63 @@
+"""The conversation record, a copy for the host application's users. Another store is another file like this one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Protocol
+
+from sqlalchemy import Engine, text
+
+from worker.db.session import translated
+from worker.redirects import State
+
+
+class RecordStore(Protocol):
+    """Where `save_conversation` writes. Made once per process, with the engine of `DATABASE_URL`."""
+
+    def save(self, states: Sequence[State]) -> Mapping[str, Exception]:
+        """Bring the records of these states (ordered by id) up to date; never back to an older version.
+
+        Returns the error of each conversation that failed; raises Permanent or Transient when all did.
+        """
+        ...
+
+
+class BundledRecords:
+    """The table `conversations` that comes with the service."""
+
+    # <= and not <: an owner that was learned late comes without a new version.
+    SAVE = text("""
+        INSERT INTO conversations (id, owner_id, status, ai_enabled, destination, version, updated_at)
+        SELECT id, owner_id, status, ai_enabled, destination, version, now()
+        FROM json_populate_recordset(null::conversations, CAST(:rows AS json)) ORDER BY id
+        ON CONFLICT (id) DO UPDATE
+        SET owner_id = excluded.owner_id, status = excluded.status, ai_enabled = excluded.ai_enabled,
+            destination = excluded.destination, version = excluded.version, updated_at = excluded.updated_at
+        WHERE conversations.version <= excluded.version
+    """)
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def save(self, states: Sequence[State]) -> Mapping[str, Exception]:
+        rows = [
+            {
+                "id": state.conversation_id,
+                "owner_id": state.owner_id,
+                "status": state.status,
+                "ai_enabled": state.ai_enabled,
+                "destination": state.destination,
+                "version": state.version,
+            }
+            for state in states
+        ]
+        with translated(), self.engine.begin() as connection:
+            connection.execute(self.SAVE, {"rows": json.dumps(rows)})
+        return {}
+
+
+def store(name: str, engine: Engine) -> RecordStore:
+    """The store that `name` ("module:Class", REDIRECT_RECORD_STORE) means."""
+    module, _, attribute = name.partition(":")
+    made: RecordStore = getattr(import_module(module), attribute)(engine)
+    return made

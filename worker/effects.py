@@ -1,0 +1,193 @@
+"""Running one kind of side effect: read the present states, write the copies, settle; again until nothing is due."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from config.settings import JITTER
+from worker.db import side_effects
+from worker.db.side_effects import Claimed, Failure
+from worker.errors import Permanent
+from worker.failpoints import reach
+from worker.policy import POLICIES, GiveUp, Policy, RetryIn, next_step
+from worker.redirects import State
+
+log = structlog.get_logger(__name__)
+
+# Rows per round: up to 20,000 conversations, what one pipeline or one statement still carries with ease.
+ROUND = 100
+# Seconds: then the task ends and rings again, so that it never comes near its time limit.
+BUDGET = 5.0
+# Conversations per round whose story is told one by one; a larger round is told in one line.
+TOLD_ONE_BY_ONE = 20
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One kind of copy. `write` brings the copies of these states up to date, behind their version fence.
+
+    It returns the error of each conversation that failed (empty: all are written), or raises when all did.
+    Permanent means that trying again cannot help; anything else is tried again.
+    """
+
+    kind: str
+    write: Callable[[Sequence[State]], Mapping[str, Exception]]
+
+    @property
+    def policy(self) -> Policy:
+        return POLICIES[self.kind]
+
+
+@dataclass
+class Settled:
+    """What one run did: conversations written, seconds until the soonest quick retry, what died, what is left."""
+
+    written: int = 0
+    retry_in: float | None = None
+    dead: list[Failure] = field(default_factory=list)
+    more: bool = False
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One claim: which conversations failed and why, and whether the whole kind is out."""
+
+    rows: Sequence[Claimed]
+    states: Sequence[State]
+    errors: Mapping[str, Exception]
+    out: bool
+    started: float
+
+
+def drain(engine: Engine, effect: Effect) -> Settled:
+    """Write the copies of all rows of this kind that are due.
+
+    Returns at once when another process is at it: that one looks again before it leaves. Raises Transient when the
+    database says no for now.
+    """
+    settled = Settled()
+    deadline = time.monotonic() + BUDGET
+    while _work(engine, effect, settled, deadline) and side_effects.due(engine, [effect.kind]):
+        if time.monotonic() > deadline:
+            settled.more = True
+            break
+    return settled
+
+
+def _work(engine: Engine, effect: Effect, settled: Settled, deadline: float) -> bool:
+    """Whether it is worth looking again."""
+    with side_effects.alone(engine, effect.kind) as connection:
+        worked = False
+        while connection is not None and time.monotonic() < deadline:
+            rows = side_effects.claim(connection, effect.kind, effect.policy, limit=ROUND, jitter=JITTER)
+            if not rows:
+                break
+            done = _attempt(effect, rows, side_effects.states(connection, rows))
+            _settle(connection, effect, done, settled)
+            if done.out:
+                return False  # what is left would fail too: the schedule and the sweep come back to it
+            worked = True
+        return worked
+
+
+def _attempt(effect: Effect, rows: Sequence[Claimed], states: Sequence[State]) -> _Round:
+    started = time.monotonic()
+    tried = {c for row in rows if not _used_up(effect, row) for c in row.conversation_ids}
+    states = [state for state in states if state.conversation_id in tried]
+    try:
+        errors, out = (_write(effect, states) if states else {}), False
+    except Exception as error:  # noqa: BLE001 - whatever a store raises is a failed attempt, kept in the row
+        errors, out = {state.conversation_id: error for state in states}, True
+    reach("after_write_before_settle")
+    return _Round(rows, states, errors, out, started)
+
+
+def _write(effect: Effect, states: Sequence[State]) -> Mapping[str, Exception]:
+    """Write the group; when it is refused as a whole for good, write one by one, so that one item fails alone."""
+    try:
+        return effect.write(states)
+    except Permanent as error:
+        if len(states) == 1:
+            return {states[0].conversation_id: error}
+        return {c: error for state in states for c, error in _write(effect, [state]).items()}
+
+
+def _settle(connection: Connection, effect: Effect, done: _Round, settled: Settled) -> None:
+    failures = [failure for row in done.rows for failure in _failures(effect, row, done.errors)]
+    failing = {failure.row.id for failure in failures}
+    side_effects.settle(connection, [row.id for row in done.rows if row.id not in failing], failures)
+    settled.written += len(done.states) - len(done.errors)
+    settled.dead += [failure for failure in failures if failure.dead]
+    _note_retries(effect, failures, settled, time.monotonic() - done.started)
+    _tell(connection, effect, done, failures)
+
+
+def _failures(effect: Effect, row: Claimed, errors: Mapping[str, Exception]) -> list[Failure]:
+    """The parts of `row` that stay: one for what is tried again, one for what is dead."""
+    if _used_up(effect, row):
+        return [Failure(row, row.conversation_ids, side_effects.LOST, dead=True)] if _dies(effect) else []
+    last = isinstance(next_step(effect.policy, row.failures), GiveUp)
+    parts: dict[bool, list[str]] = defaultdict(list)
+    for conversation_id in row.conversation_ids:
+        if (error := errors.get(conversation_id)) is not None:
+            parts[last or isinstance(error, Permanent)].append(conversation_id)
+    if last and not _dies(effect):
+        return []
+    return [Failure(row, ids, _reason(errors[ids[0]]), dead) for dead, ids in parts.items()]
+
+
+def _used_up(effect: Effect, row: Claimed) -> bool:
+    """The attempt before this one was the last, and it killed its process: do not try again."""
+    return row.failures > len(effect.policy.steps) + 1
+
+
+def _dies(effect: Effect) -> bool:
+    return effect.policy.given_up == "dead"
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _note_retries(effect: Effect, failures: Sequence[Failure], settled: Settled, elapsed: float) -> None:
+    for failure in failures:
+        if not failure.dead and isinstance(next_step(effect.policy, failure.row.failures), RetryIn):
+            wait = max(0.0, failure.row.due_in - elapsed)
+            settled.retry_in = wait if settled.retry_in is None else min(settled.retry_in, wait)
+
+
+def _tell(connection: Connection, effect: Effect, done: _Round, failures: Sequence[Failure]) -> None:
+    """The story of each redirect; ERROR means that nobody will retry."""
+    for failure in failures:
+        say = log.error if failure.dead else log.warning
+        action = "effect_dead" if failure.dead else "effect_retry"
+        sentence = (
+            f"{effect.kind} is dead: a person must look" if failure.dead else f"{effect.kind} failed, tried again"
+        )
+        due_in = None if failure.dead else round(failure.row.due_in, 1)
+        ids = failure.conversation_ids[:TOLD_ONE_BY_ONE]
+        say(sentence, action=action, kind=effect.kind, conversation_ids=ids, error=failure.error, due_in=due_in)
+    written = [state for state in done.states if state.conversation_id not in done.errors]
+    if len(written) > TOLD_ONE_BY_ONE:
+        log.info(f"{effect.kind} written", action="effect_written", kind=effect.kind, conversations=len(written))
+        return
+    for state in written:
+        log.info(f"{effect.kind} written", action="effect_written", kind=effect.kind, **_keys(state))
+    _tell_agreement(connection, written)
+
+
+def _tell_agreement(connection: Connection, written: Sequence[State]) -> None:
+    behind = side_effects.behind(connection, [state.conversation_id for state in written]) if written else set()
+    for state in written:
+        if state.conversation_id not in behind:
+            log.info(
+                "redirect complete: all copies agree", action="redirect_complete", **_keys(state), status=state.status
+            )
+
+
+def _keys(state: State) -> dict[str, object]:
+    return {"conversation_id": state.conversation_id, "event_id": state.event_id, "version": state.version}

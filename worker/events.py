@@ -1,0 +1,161 @@
+"""The event: a producer's request that a conversation goes to a destination."""
+
+import json
+import math
+import re
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictStr,
+    ValidationError,
+    field_validator,
+)
+
+from worker.errors import Rejected
+
+MAX_BYTES = 64 * 1024
+MAX_METADATA_BYTES = 4 * 1024
+
+# RFC 3339, section 5.6; the offset is not optional, because a local time orders nothing.
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _instant(value: object) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("should be an RFC 3339 date and time with an offset, such as 2026-11-22T10:00:00.120Z")
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except OverflowError:
+        raise ValueError("should lie between the years 1 and 9999 in UTC") from None
+
+
+def _text(value: object) -> object:
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise ValueError("should not contain the character NUL")
+        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ValueError("should not contain lone surrogates: they are not text in any encoding")
+    return value
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, str | bool | int | None) or (isinstance(value, float) and math.isfinite(value)):
+        return _text(value)
+    raise ValueError("should be text, a finite number, a boolean or null")
+
+
+Text = Annotated[StrictStr, BeforeValidator(_text)]
+Instant = Annotated[AwareDatetime | None, BeforeValidator(_instant)]
+Scalar = Annotated[Any, BeforeValidator(_scalar)]
+
+
+class Actor(BaseModel):
+    """Who decided."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: Literal["workflow", "user", "system", "policy"]
+    id: Text | None = None
+
+
+class Event(BaseModel):
+    """One redirect event; unknown fields are ignored.
+
+    `occurred_at` orders the decisions of one conversation. It is None when the producer left it out; the ledger then
+    puts the time of receipt there.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    event_id: Annotated[Text, Field(min_length=1, max_length=200)]
+    conversation_id: Annotated[Text, Field(min_length=1, max_length=64)]
+    destination: Text
+    occurred_at: Instant = None
+    owner_id: Annotated[Text, Field(min_length=1, max_length=200)] | None = None
+    source: Text | None = None
+    actor: Actor | None = None
+    reason: Text | None = None
+    metadata: dict[Text, Scalar] | None = None
+    expires_at: Instant = None
+
+    @field_validator("metadata")
+    @classmethod
+    def _small(cls, metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+        if metadata and len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
+            raise ValueError("should be at most 4 KiB of JSON")
+        return metadata
+
+
+def parse(raw: object, destinations: Collection[str]) -> Event:
+    """The event in `raw`: a dict (already decoded JSON), or JSON as str or bytes.
+
+    Raises Rejected with code `malformed`, `too_large` or `unknown_destination`.
+    """
+    fields = _decode(raw) if isinstance(raw, str | bytes | bytearray) else raw
+    if not isinstance(fields, dict):
+        raise Rejected("malformed", f"an event should be a JSON object, not {_json_type(fields)}")
+    if not isinstance(raw, str | bytes | bytearray):
+        _check_size(len(encode(fields)))
+    try:
+        event = Event.model_validate(fields)
+    except ValidationError as error:
+        raise Rejected("malformed", _sentence(error)) from None
+    if event.destination not in destinations:
+        known = ", ".join(destinations)
+        raise Rejected("unknown_destination", f"destination {event.destination!r} should be one of: {known}")
+    return event
+
+
+def encode(raw: object) -> bytes:
+    """`raw` as UTF-8 JSON; raises Rejected `malformed` for what JSON cannot hold."""
+    try:
+        return json.dumps(raw, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Rejected("malformed", f"should be JSON: {_cause(error)}") from None
+
+
+def _decode(raw: str | bytes | bytearray) -> object:
+    _check_size(len(raw))
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise Rejected("malformed", f"should be JSON: {_cause(error)}") from None
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_BYTES:
+        raise Rejected("too_large", f"an event should be at most {MAX_BYTES} bytes of JSON, not {size}")
+
+
+def _cause(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _json_type(value: object) -> str:
+    names = {
+        type(None): "null",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        list: "an array",
+        str: "a string",
+    }
+    return names.get(type(value), type(value).__name__)
+
+
+def _sentence(error: ValidationError) -> str:
+    """`field: what would be right`, for each field that is wrong, without echoing what the producer sent."""
+    problems: dict[str, str] = {}
+    for item in error.errors(include_url=False, include_input=False):
+        field = ".".join(str(part) for part in item["loc"][:2])
+        problems.setdefault(field, item["msg"].removeprefix("Value error, ").removeprefix("Input "))
+    return "; ".join(f"{field}: {problem}" for field, problem in problems.items())

@@ -1,0 +1,96 @@
+"""redirect_conversation: apply the events, commit, ring."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery import Task, shared_task
+from celery.exceptions import Reject
+
+from config.settings import JITTER, settings
+from worker.db import side_effects
+from worker.db.ledger import Accepted, Ledger
+from worker.db.session import engine
+from worker.effects import TOLD_ONE_BY_ONE
+from worker.errors import Transient
+from worker.failpoints import reach
+from worker.policy import POLICIES
+from worker.redirects import Outcome
+from worker.tasks.doorbell import ring
+
+log = structlog.get_logger(__name__)
+
+# Seconds between tries while the database says no. Then the message goes back to its queue, where it is safe.
+PATIENCE = (0.1, 0.3, 1.0, 2.0, 4.0)
+
+
+class RedirectTask(Task[Any, Any]):
+    """A task that loses no message."""
+
+    # Killed for taking too long: back to the queue. Acknowledging it would lose the redirect.
+    acks_on_timeout = False
+    # A message that kills its process is kept in rejected_events when it has used up its retries.
+    Request = "worker.guard.request:KeptRequest"
+
+
+@shared_task(base=RedirectTask, name="redirect_conversation")
+def redirect_conversation(*events: Any, **fields: Any) -> list[dict[str, Any]]:
+    """Apply `events` (contract, section 3.1), in one transaction; returns an outcome for each (3.2).
+
+    Fields given as keywords are one event too.
+    """
+    raws = [*events, fields] if fields else list(events)
+    log.info("redirect received", action="redirect_received", events=len(raws))
+    accepted = _accept(raws)
+    reach("after_commit_before_dispatch")
+    for outcome in accepted.outcomes[:TOLD_ONE_BY_ONE]:
+        _tell(outcome)
+    log.info("redirects committed", action="redirects_committed", **Counter(o.outcome for o in accepted.outcomes))
+    _ring(accepted)
+    reach("after_dispatch_before_ack")
+    return [asdict(outcome) | {"ai_enabled": outcome.ai_enabled} for outcome in accepted.outcomes]
+
+
+def _accept(raws: Sequence[object]) -> Accepted:
+    conf = settings()
+    ledger = Ledger(engine(), conf.destinations, tuple(POLICIES), conf.max_clock_skew)
+    try:
+        for wait in PATIENCE:
+            try:
+                return ledger.accept(raws)
+            except Transient as error:
+                log.warning("the database says no for now", action="redirect_postponed", error=str(error), wait=wait)
+                time.sleep(wait * (1 + JITTER * random.random()))  # noqa: S311 - chance, not a secret
+        return ledger.accept(raws)
+    except (Transient, SoftTimeLimitExceeded) as error:
+        raise Reject(str(error), requeue=True) from error
+
+
+def _ring(accepted: Accepted) -> None:
+    if not accepted.filed:
+        return
+    try:
+        kinds = side_effects.unheard(engine(), tuple(POLICIES), accepted.filed, settings().sweep_interval)
+    except Transient:
+        kinds = list(POLICIES)
+    ring(kinds, next(outcome.event_id for outcome in accepted.outcomes if outcome.outcome != "rejected"))
+
+
+def _tell(outcome: Outcome) -> None:
+    keys = {"event_id": outcome.event_id, "conversation_id": outcome.conversation_id, "code": outcome.code}
+    if outcome.outcome == "rejected":
+        log.warning("redirect rejected: kept in rejected_events", action="redirect_rejected", **keys)
+        return
+    log.info(
+        f"redirect {outcome.outcome}: {outcome.previous_status} -> {outcome.status}",
+        action=f"redirect_{outcome.outcome}",
+        **keys,
+        destination=outcome.destination,
+        version=outcome.version,
+        ai_enabled=outcome.ai_enabled,
+    )
