@@ -12,7 +12,7 @@ _SHARED: list[Any] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
 # These tell every message's coming and going; the redirect's own story says it once.
-_QUIET = ("celery.worker.strategy", "celery.app.trace", "celery.beat", "alembic.runtime.migration", "kombu", "httpx")
+_QUIET = ("celery.worker.strategy", "celery.app.trace", "celery.beat", "alembic", "kombu", "httpx")
 
 
 def configure(log_format: str = "auto") -> None:

@@ -21,7 +21,7 @@ DESTINATIONS = {
     "billing": "Billing",
     "general": "General",
 }
-_EMBEDDED = {"database_url": "postgres", "broker_url": "broker", "redis_url": "cache"}
+EMBEDDED = {"database_url": "postgres", "broker_url": "broker", "redis_url": "cache"}
 
 
 class NotConfigured(Exception):
@@ -94,7 +94,7 @@ class Settings(BaseSettings):
             servers = json.loads((self.home / "servers.json").read_text())
         except (OSError, ValueError):
             return None
-        server = servers.get(_EMBEDDED[field], {})
+        server = servers.get(EMBEDDED[field], {})
         return server.get("url") if server.get("pid") else None
 
 

@@ -34,3 +34,11 @@ def _beat_starts(**_: Any) -> None:
 def _bind(task_id: str, task: Any, **_: Any) -> None:
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(task=task.name, task_id=task_id)
+
+
+def declare_queues(app: Celery) -> list[str]:
+    """Declare every queue: what is published before its queue exists is lost on either broker. Returns their names."""
+    with app.connection_for_write() as connection:
+        for queue in app.conf.task_queues:
+            queue.bind(connection.default_channel).declare()
+    return [queue.name for queue in app.conf.task_queues]

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
@@ -23,6 +23,8 @@ from redis import Redis, RedisError
 import worker
 from worker import embedded
 from worker.embedded import accounts, postgres, processes, valkey
+from worker.embedded.postgres import Postgres
+from worker.embedded.valkey import Valkey
 
 ROOT = Path(worker.__file__).parents[1]
 SERVERS = {"postgres", "broker", "cache"}
@@ -41,15 +43,14 @@ NewHome = Callable[[], Path]
 @pytest.fixture(scope="module")
 def new_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewHome]:
     """Homes that do not exist yet; whatever runs in them is stopped at the end."""
-    homes = []
+    with ExitStack() as homes:
 
-    def another() -> Path:
-        homes.append(tmp_path_factory.mktemp("embedded") / "home")
-        return homes[-1]
+        def another() -> Path:
+            home = tmp_path_factory.mktemp("embedded") / "home"
+            homes.callback(embedded.stop, home)
+            return home
 
-    yield another
-    for home in homes:
-        stop_all(home)
+        yield another
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     parent = tmp_path_factory.mktemp("embedded")
     home = parent / "ein Zuhause für خانه" / ("long" * 40) / "home"
     yield home
-    stop_all(home)
+    embedded.stop(home)
 
 
 @pytest.fixture
@@ -76,11 +77,6 @@ def sleeper(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]
         process.kill()
 
 
-def stop_all(home: Path) -> None:
-    if home.exists():
-        embedded.stop(home)
-
-
 def query(url: str, statement: str) -> list[tuple[object, ...]]:
     with closing(psycopg2.connect(url, connect_timeout=2)) as connection, connection.cursor() as cursor:
         cursor.execute(statement)
@@ -88,7 +84,7 @@ def query(url: str, statement: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
-def client(url: str) -> "Redis[str]":
+def client(url: str) -> Redis:
     return Redis.from_url(url, decode_responses=True, socket_timeout=2)
 
 
@@ -168,11 +164,12 @@ def test_a_wrong_password_is_refused(urls: dict[str, str], name: str, password: 
 
 
 def test_only_this_machine_is_listened_to(home: Path, urls: dict[str, str]) -> None:
-    """Each server listens on 127.0.0.1 and its own port, and on nothing else."""
+    """Each server listens on 127.0.0.1 and its own port, and on nothing else: no other address, no unix socket."""
     for name, number in pids(home).items():
         connections = psutil.Process(number).net_connections("all")
         listening = [one.laddr for one in connections if one.status == psutil.CONN_LISTEN]
         assert listening == [("127.0.0.1", memory(home)[name]["port"])]
+        assert [one for one in connections if one.family == socket.AF_UNIX] == []
 
 
 def test_passwords_are_private(home: Path, urls: dict[str, str]) -> None:
@@ -267,7 +264,11 @@ def test_two_starts_at_once_start_one_server_of_each(new_home: NewHome) -> None:
         said = {one.communicate()[0], other.communicate()[0]}
     assert one.returncode == other.returncode == 0
     assert said == {f"{sorted(embedded.addresses(home).items())}\n"}
-    for server in (embedded.Postgres(home), embedded.Valkey(home, "broker", True), embedded.Valkey(home, "cache", False)):
+    for server in (
+        Postgres(home),
+        Valkey(home, "broker", True),
+        Valkey(home, "cache", False),
+    ):
         running = [one for one in psutil.process_iter(["cmdline"]) if server.proof in (one.info["cmdline"] or ())]
         assert len(running) == 1
 
@@ -293,7 +294,7 @@ def test_a_later_process_with_our_command_line_is_left_alone(new_home: NewHome) 
     home = new_home()
     embedded.start(home, ["cache"])
     embedded.stop(home)
-    proof = embedded.Valkey(home, "cache", False).proof
+    proof = Valkey(home, "cache", False).proof
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", proof]) as namesake:
         try:
             write_memory(home, "cache", pid=namesake.pid, started=processes.birth(namesake.pid) - 1)
@@ -307,11 +308,23 @@ def test_a_server_that_does_not_listen_to_reason_is_killed(new_home: NewHome) ->
     """A frozen server is ended with SIGKILL after the polite signals were tried."""
     home = new_home()
     embedded.start(home, ["cache"])
-    frozen = processes.Process(pid(home, "cache"), float(str(memory(home)["cache"]["started"])), str(home / "cache/valkey.conf"))
+    frozen = processes.Process(
+        pid(home, "cache"), float(str(memory(home)["cache"]["started"])), str(home / "cache/valkey.conf")
+    )
     os.kill(frozen.pid, signal.SIGSTOP)
     frozen.end([signal.SIGTERM], patience=0.2)
     assert not frozen.alive()
     assert embedded.status(home)[2].running is False
+
+
+def test_a_server_in_the_middle_of_an_exec_is_alive(tmp_path: Path) -> None:
+    """From the moment it is on record a server counts as alive, also while its command line reads empty."""
+    plan = processes.Launch(("sleep", "600"), tmp_path, "600", processes.Account(prefix=("env", "env")))
+    for _ in range(20):
+        with processes.lifeline(tmp_path / "alive") as line:
+            process = processes.launch(plan, tmp_path / "log", line, lambda _: None)
+        assert all(process.alive() for _ in range(50))
+        process.end([signal.SIGTERM])
 
 
 def test_a_taken_port_is_replaced(new_home: NewHome) -> None:
@@ -406,14 +419,21 @@ def test_durable_is_the_default(new_home: NewHome) -> None:
 
 
 def test_nothing_is_made_by_asking(tmp_path: Path) -> None:
-    """addresses, status and stop of a home that does not exist answer, and do not create it; nor does a wrong name."""
+    """addresses, status and stop of a home that is missing or empty answer and leave no trace; nor does a wrong name."""
     home = tmp_path / "home"
     assert embedded.addresses(home) == {}
     assert [one.running for one in embedded.status(home)] == [False] * 3
     assert embedded.stop(home) == []
     with pytest.raises(ValueError, match="mysql"):
         embedded.start(home, ["mysql"])
+    assert embedded.stop(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_where_a_start_has_just_begun_is_ours(tmp_path: Path) -> None:
+    """A folder that holds nothing but the lock is no foreign folder: another start is about to mark it."""
+    (tmp_path / ".lock").touch()
+    assert embedded.addresses(tmp_path) == {}
 
 
 @pytest.mark.parametrize("verb", [embedded.start, embedded.stop, embedded.status, embedded.addresses])
@@ -445,7 +465,9 @@ def test_no_permission_changes(new_home: NewHome) -> None:
     home.mkdir(mode=0o755)
     program = postgres._package() / "pginstall/bin/postgres"
     ways = (home / "log", program, valkey._binary())
-    before = [(permissions(way), mode(way) if way.exists() else None) for way in ways[1:]] + [(permissions(ways[0]), None)]
+    before = [(permissions(way), mode(way) if way.exists() else None) for way in ways[1:]] + [
+        (permissions(ways[0]), None)
+    ]
     embedded.start(home, durable=False)
     embedded.stop(home)
     assert [(permissions(way), mode(way)) for way in ways[1:]] + [(permissions(ways[0]), None)] == before
@@ -532,7 +554,7 @@ def forked_as(account: pwd.struct_passwd, act: Callable[[], None]) -> bool:
             os.setuid(account.pw_uid)
             act()
             os._exit(0)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 -- the child must not go on as a second pytest
             traceback.print_exc()
         finally:
             os._exit(1)

@@ -23,8 +23,7 @@ LOG_LIMIT = 5_000_000  # bytes; a longer log is set aside as <name>.log.old when
 # The shell becomes the server only after its pid is on record: killed before that, we leave no unknown server behind.
 _GATE = 'read -r go && exec "$@" </dev/null'
 
-# A dropped Popen complains about a living child, and a child that nobody polls stays a zombie.
-_children: dict[int, subprocess.Popen[bytes]] = {}
+_children: set[int] = set()  # the pids that this very process launched: dead, they are zombies until it asks for them
 
 
 class ServerFailed(Permanent):
@@ -109,7 +108,8 @@ def launch(plan: Launch, log: Path, lifeline: int, note: Callable[[Process], Non
             group=plan.account.group,
             extra_groups=plan.account.groups,
         )
-    _children[child.pid] = child
+    _children.add(child.pid)
+    child.returncode = 0  # it may outlive us: a Popen that is dropped while it waits for its child complains
     assert child.stdin
     with child.stdin as gate:
         process = Process(child.pid, birth(child.pid), plan.proof)
@@ -216,6 +216,10 @@ def _try_lock(descriptor: int) -> bool:
 
 
 def _reap() -> None:
-    for pid, child in list(_children.items()):
-        if child.poll() is not None:
-            _children.pop(pid, None)
+    for pid in list(_children):
+        try:
+            dead = os.waitpid(pid, os.WNOHANG)[0]
+        except ChildProcessError:  # after a fork they are our parent's
+            dead = pid
+        if dead:
+            _children.discard(pid)

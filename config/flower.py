@@ -1,0 +1,22 @@
+"""Flower's configuration file (`--conf`): what operators watch. Flower reads the plain names as its options."""
+
+import os
+
+from config import sentry
+from config.settings import settings
+
+sentry.start("flower")
+
+# Loopback only: Flower can stop workers, and it has no password here. To publish it, put it behind a proxy with one,
+# or give it --basic-auth.
+address = "127.0.0.1"
+port = settings().flower_port
+# Its API (task counts, worker names) answers without a password, because only this machine reaches it.
+os.environ.setdefault("FLOWER_UNAUTHENTICATED_API", "true")
+# Everything it shows is held in memory: 10,000 tasks are about 30 MiB.
+max_tasks = 10_000
+# Workers that are gone for an hour are history.
+purge_offline_workers = 3600
+natural_time = True
+# Ask the workers less often than every second: idle means idle.
+inspect_timeout = 2000.0

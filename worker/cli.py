@@ -1,0 +1,132 @@
+"""`redirect-worker`: the commands."""
+
+import json
+import sys
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from config.logging import configure
+from config.settings import NotConfigured, settings
+from worker.errors import WorkerError
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class _Commands(click.Group):
+    """Errors that a person can act on are one line, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (NotConfigured, WorkerError) as error:
+            raise click.ClickException(str(error)) from error
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            raise click.ClickException("; ".join(problems)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Hands customer conversations between an AI assistant and human teams."""
+    configure("text")
+
+
+@main.command()
+def up() -> None:
+    """Stay up: worker, beat, gateway and Flower, with embedded servers for every URL that is not set."""
+    from worker import up as stack
+
+    sys.exit(stack.up(settings(), click.echo))
+
+
+@main.command()
+@click.option("--keep", is_flag=True, help="Keep the demo's folder, with all logs.")
+def demo(keep: bool) -> None:
+    """Everything from nothing: process the example events, break the cache, watch it heal."""
+    from worker import demo as story
+
+    sys.exit(story.run(keep=keep))
+
+
+@main.command()
+@click.argument("conversation_id")
+@click.argument("destination")
+@click.option("--owner", "owner_id", help="The owner of the conversation.")
+@click.option("--reason", help="Why, in words.")
+@click.option("--at", "occurred_at", help="When it was decided (RFC 3339); default: now.")
+@click.option("--event-id", help="The event's identity; default: a new one.")
+@as_json
+def send(as_json: bool, **fields: Any) -> None:
+    """Redirect CONVERSATION_ID to DESTINATION, as any Celery producer would."""
+    from worker.events import parse
+
+    event = {name: value for name, value in fields.items() if value is not None}
+    event.setdefault("event_id", f"cli-{uuid.uuid4()}")
+    event.setdefault("occurred_at", datetime.now(UTC).isoformat())
+    event |= {"source": "cli", "actor": {"type": "user"}}
+    parse(event, settings().destinations)
+    _publish(event)
+    _print(as_json, {"sent": event}, f"sent {event['event_id']}: {event['conversation_id']} -> {event['destination']}")
+
+
+def _publish(event: dict[str, Any]) -> None:
+    from kombu.exceptions import OperationalError
+
+    from worker.app import app
+
+    try:
+        app.send_task("redirect_conversation", (event,), queue="redirects")
+    except (OperationalError, OSError) as error:
+        raise click.ClickException(f"the broker cannot be reached, so nothing was sent: {error}") from error
+
+
+@main.command()
+@click.argument("conversation_id")
+@as_json
+def show(conversation_id: str, as_json: bool) -> None:
+    """Show CONVERSATION_ID: its state, its copies, what is behind, and its redirects."""
+    from worker import show as looking
+
+    found = looking.look(conversation_id)
+    if found is None:
+        raise click.ClickException(f"conversation {conversation_id!r} is not known: nothing was ever redirected there")
+    _print(as_json, found, looking.page(found))
+
+
+@main.command()
+@as_json
+def migrate(as_json: bool) -> None:
+    """Bring the schema up to date and declare the queues."""
+    from worker.app import app, declare_queues
+    from worker.db import migrations
+    from worker.db.session import engine
+
+    before = migrations.current(engine())
+    migrations.upgrade()
+    queues = declare_queues(app)
+    after = migrations.current(engine())
+    _print(
+        as_json,
+        {"from": before, "to": after, "queues": queues},
+        f"schema: {before or 'nothing'} -> {after}\nqueues: {', '.join(queues)}",
+    )
+
+
+@main.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Check everything this service stands on; exit 1 when something is wrong."""
+    from worker import doctor as checks
+
+    findings = checks.examine(settings())
+    lines = [f"{'ok ' if finding.ok else 'BAD'}  {finding.name:22} {finding.says}" for finding in findings]
+    _print(as_json, [finding.__dict__ for finding in findings], "\n".join(lines))
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+def _print(as_json: bool, data: Any, text: str) -> None:
+    click.echo(json.dumps(data, default=str, ensure_ascii=False) if as_json else text)

@@ -1,0 +1,76 @@
+"""One conversation, for a person: what holds, which copies show it, what is behind, and how it came to be."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from worker.db import history
+from worker.db.session import engine
+from worker.redis_client import client
+from worker.tasks.cache import key
+
+UNREACHABLE = "unreachable"
+
+
+def look(conversation_id: str) -> dict[str, Any] | None:
+    """State, cache, record, side effects that are behind, newest redirects; None if the conversation is unknown."""
+    found = history.conversation(engine(), conversation_id)
+    return found and {**found, "cache": cached(conversation_id)}
+
+
+def cached(conversation_id: str) -> Any:
+    """What the AI would read: the JSON value, None if there is no key, or UNREACHABLE."""
+    try:
+        value = client().get(key(conversation_id))
+    except RedisError:
+        return UNREACHABLE
+    try:
+        return json.loads(value) if value else None
+    except ValueError:
+        return {"not json": repr(value)}
+
+
+def page(found: Mapping[str, Any]) -> str:
+    state = found["state"]
+    lines = [
+        f"{state['conversation_id']}  ->  {state['destination']}  ({state['status']}, AI {_on(state['ai_enabled'])})",
+        f"version {state['version']}, owner {state['owner_id'] or '-'}, since {state['updated_at']:%F %T %Z}",
+        "",
+        "copies",
+        f"  cache      {_copy(found['cache'], state)}",
+        f"  record     {_copy(found['record'], state)}",
+        *[f"  {_effect(effect)}" for effect in found["side_effects"]],
+        "",
+        "redirects, newest first",
+        *[f"  {_redirect(redirect)}" for redirect in found["redirects"]],
+    ]
+    return "\n".join(lines)
+
+
+def _on(enabled: bool) -> str:
+    return "on" if enabled else "off"
+
+
+def _copy(copy: Any, state: Mapping[str, Any]) -> str:
+    if not isinstance(copy, Mapping):
+        return "cannot be reached" if copy == UNREACHABLE else "not there"
+    version = copy.get("version")
+    return f"version {version}, {'up to date' if version == state['version'] else 'BEHIND'}"
+
+
+def _effect(effect: Mapping[str, Any]) -> str:
+    if effect["state"] == "dead":
+        return f"{effect['kind']:10} DEAD after {effect['failures']} attempts: {effect['last_error']}"
+    tried = f"{effect['failures']} attempts, next at {effect['due_at']:%H:%M:%S}"
+    return f"{effect['kind']:10} waiting, {tried}: {effect['last_error'] or 'not tried yet'}"
+
+
+def _redirect(redirect: Mapping[str, Any]) -> str:
+    said = f": {redirect['reason']}" if redirect["reason"] else ""
+    code = f" ({redirect['code']})" if redirect["code"] else ""
+    return (
+        f"{redirect['occurred_at']:%Y-%m-%d %H:%M:%S}  {redirect['outcome'] + code:24} -> {redirect['destination']:10}"
+        f" version {redirect['version']:<3} {redirect['event_id']}{said}"
+    )
