@@ -8,7 +8,7 @@ from tests.service import Service
 
 def test_an_outside_celery_app_redirects_by_name(running: Service) -> None:
     """State, cache key, live frame and record are as in section 3 after a plain `send_task`."""
-    with running.cache.pubsub() as live:
+    with running.cache.pubsub() as live:  # type: ignore[no-untyped-call]
         live.subscribe("conversations.7")
         live.get_message(timeout=5)
         running.send(

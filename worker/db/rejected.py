@@ -34,8 +34,11 @@ def row(body: object, code: str, error: str, source: str) -> dict[str, str]:
 def storable(body: object) -> str:
     """`body` as text that PostgreSQL can hold and from which every byte can be had back.
 
-    JSON values become JSON. Bytes stay the text they are; what is not text becomes a data URL (RFC 2397).
+    Text stays as it is, bytes stay the text they are (what is not text becomes a data URL, RFC 2397), and any other
+    JSON value becomes JSON.
     """
+    if isinstance(body, str):
+        body = body.encode("utf-8", "surrogatepass")
     if isinstance(body, bytes | bytearray | memoryview):
         try:
             decoded = bytes(body).decode()

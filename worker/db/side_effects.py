@@ -16,7 +16,7 @@ from worker.db.session import translated
 from worker.policy import Policy
 from worker.redirects import State
 
-LOST = "the process died while it wrote this copy"
+LOST = "begun and not reported back: it is being written now, or its process died"
 # The last attempt has no next step to be due at; if it dies, this is how soon the row is looked at and given up.
 LAST_LOOK = 60.0
 # Characters: an error is a reason for a person, not an archive.

@@ -1,11 +1,13 @@
 """What the demo prints."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from worker.copies import Copies, disagreements
+from worker.db.side_effects import LOST
 
 WIDTH = 110
 COLOURS = {"applied": "green", "noop": "blue", "superseded": "yellow", "rejected": "red"}
@@ -35,7 +37,8 @@ def rejected(rows: Sequence[Mapping[str, Any]]) -> None:
     click.echo(f"   {_coloured('rejected')} {len(rows):3}  can never be applied: kept whole, with the reason")
     click.echo()
     for row in rows:
-        click.echo(f"   {click.style(row['code'], fg='red')}: {_cut(row['error'], WIDTH - len(row['code']) - 5)}")
+        lines = textwrap.wrap(f"{row['code']}: {row['error']}", WIDTH - 6, subsequent_indent="   ")
+        click.echo(textwrap.indent("\n".join(lines), "   ").replace(row["code"], click.style(row["code"], fg="red"), 1))
         click.secho(f"      {_cut(row['body'], WIDTH - 6)}", dim=True)
 
 
@@ -78,7 +81,7 @@ def attempts(waiting: Sequence[Mapping[str, Any]], told: set[str]) -> None:
     """One line for each attempt that has failed and was not told yet."""
     for row in waiting:
         line = f"{row['kind']} of {', '.join(row['conversation_ids'])}: attempt {row['failures']} failed"
-        if row["failures"] and line not in told:
+        if row["failures"] and row["last_error"] != LOST and line not in told:
             told.add(line)
             failed = _cut(f"{line}: {row['last_error']}", WIDTH - 10)
             note(f"{click.style('retry ', fg='yellow')} {failed}")
