@@ -93,8 +93,6 @@ def _broker(settings: Settings, url: str) -> dict[str, Any]:
 
 def _redis(settings: Settings) -> dict[str, Any]:
     return {
-        # The same guard for what is no message at all: a raw LPUSH by a foreign producer.
-        "broker_transport": "worker.guard.redis_transport:Transport",
         "broker_transport_options": {
             # After a worker's main process is killed its messages come back after this long...
             "visibility_timeout": settings.visibility_timeout,

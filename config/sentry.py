@@ -24,10 +24,10 @@ def start(process: str) -> None:
     sentry_sdk.set_tag("process", process)
 
 
-def tag(conversation_id: str | None, event_id: str | None) -> None:
+def tag(conversation_id: object, event_id: object) -> None:
     """Name the redirect that this task is about."""
-    sentry_sdk.set_tag("conversation_id", conversation_id)
-    sentry_sdk.set_tag("event_id", event_id)
+    sentry_sdk.set_tag("conversation_id", str(conversation_id))
+    sentry_sdk.set_tag("event_id", str(event_id))
 
 
 def without_text(event: Event, _hint: Hint) -> Event | None:

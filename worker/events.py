@@ -124,7 +124,7 @@ def encode(raw: object) -> bytes:
 
 
 def _decode(raw: str | bytes | bytearray) -> object:
-    _check_size(len(raw))
+    _check_size(len(raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw))
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:

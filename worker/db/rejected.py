@@ -24,7 +24,7 @@ def row(body: object, code: str, error: str, source: str) -> dict[str, str]:
     digest = hashlib.sha256(f"{code}\n{kept}".encode()).digest()
     return {
         "id": str(uuid.UUID(bytes=digest[:16])),
-        "source": source,
+        "source": _text(source),
         "code": code,
         "error": _text(error),
         "body": kept,

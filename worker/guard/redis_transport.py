@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from kombu.transport import redis
+from redis.exceptions import ConnectionError as Unreachable
 
 from worker.errors import Transient
 from worker.guard.parking import park
@@ -27,6 +28,14 @@ class Channel(redis.Channel):
 
     def _get_client(self) -> Any:
         return _checked(super()._get_client())
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        # kombu 5.7: when the broker goes away under unacknowledged messages, Celery collects the connection and then
+        # closes it, and the close wants to restore them through a connection that has no address any more. That
+        # AttributeError ended the worker; a connection error is what its caller expects and ignores.
+        if self.connection.client is None:
+            raise Unreachable("the connection to the broker is closed")
+        return super()._connparams(asynchronous=asynchronous)
 
 
 class Transport(redis.Transport):

@@ -7,6 +7,7 @@ import structlog
 from celery import Task, current_app
 from kombu.exceptions import OperationalError
 
+from config import sentry
 from worker.db.session import engine
 from worker.effects import Effect, drain
 from worker.errors import SideEffectDead, Transient
@@ -53,6 +54,7 @@ def answer(task: Task[Any, Any], effect: Effect, rung_by: str | None) -> dict[st
         ring([effect.kind], "more")
     if settled.dead:
         ids = [conversation_id for failure in settled.dead for conversation_id in failure.conversation_ids]
+        sentry.tag(ids[0], rung_by)
         raise SideEffectDead(
             f"{effect.kind} of {len(ids)} conversations is dead, {ids[0]} first: {settled.dead[0].error}"
         )

@@ -12,6 +12,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, shared_task
 from celery.exceptions import Reject
 
+from config import sentry
 from config.settings import JITTER, settings
 from worker.db import side_effects
 from worker.db.ledger import Accepted, Ledger
@@ -45,7 +46,7 @@ def redirect_conversation(*events: Any, **fields: Any) -> list[dict[str, Any]]:
     Fields given as keywords are one event too.
     """
     raws = [*events, fields] if fields else list(events)
-    log.info("redirect received", action="redirect_received", events=len(raws))
+    _announce(raws)
     accepted = _accept(raws)
     reach("after_commit_before_dispatch")
     for outcome in accepted.outcomes[:TOLD_ONE_BY_ONE]:
@@ -79,6 +80,19 @@ def _ring(accepted: Accepted) -> None:
     except Transient:
         kinds = list(POLICIES)
     ring(kinds, next(outcome.event_id for outcome in accepted.outcomes if outcome.outcome != "rejected"))
+
+
+def _announce(raws: Sequence[object]) -> None:
+    """The line before: who asked for what, as far as the event can be read."""
+    named = [raw for raw in raws if isinstance(raw, dict)]
+    if len(raws) == 1 and named:
+        sentry.tag(named[0].get("conversation_id"), named[0].get("event_id"))
+    if len(raws) > TOLD_ONE_BY_ONE or len(named) < len(raws):
+        log.info("redirects received", action="redirect_received", events=len(raws))
+        return
+    for raw in named:
+        asked = {name: raw.get(name) for name in ("event_id", "conversation_id", "destination")}
+        log.info("redirect received", action="redirect_received", **asked)
 
 
 def _tell(outcome: Outcome) -> None:
