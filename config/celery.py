@@ -1,15 +1,14 @@
 """Celery's options, as data, each with its reason."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from kombu import Exchange, Queue
 
 from config.settings import Settings
 
-QUEUES = ("redirects", "effects.cache", "effects.websocket", "effects.record", "maintenance")
-
-# Two hours: a sweep that waited longer says nothing new, and sweeps of workers that were away for days must not pile
-# up. Not one interval: `expires` is judged by the worker's clock, and a clock that is minutes off would silently drop
+# Two hours: a sweep that waited longer says nothing new, and workers that were away for days need not run them all.
+# Not one interval: `expires` is judged by the worker's clock, and a clock that is minutes off would silently drop
 # every sweep, the very thing that heals the rest. (docs/decisions/0004-sweeps-expire-late.md)
 SWEEP_EXPIRES = 7200
 
@@ -19,18 +18,13 @@ def bare_queue(name: str) -> Queue:
     return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
-def options(settings: Settings) -> dict[str, Any]:
+def options(settings: Settings, queues: Sequence[str], imports: Sequence[str]) -> dict[str, Any]:
+    """All of Celery's options; `imports` are the modules with tasks."""
     broker = settings.url("broker_url")
     return {
         "broker_url": broker,
-        "imports": (
-            "worker.tasks.redirect",
-            "worker.tasks.cache",
-            "worker.tasks.websocket",
-            "worker.tasks.record",
-            "worker.tasks.maintenance",
-        ),
-        **_delivery(),
+        "imports": imports,
+        **_delivery(queues),
         **_limits(settings),
         **_broker(settings, broker),
         **_beat(settings),
@@ -38,9 +32,9 @@ def options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _delivery() -> dict[str, Any]:
+def _delivery(queues: Sequence[str]) -> dict[str, Any]:
     return {
-        "task_queues": [bare_queue(name) for name in QUEUES],
+        "task_queues": [bare_queue(name) for name in queues],
         "task_default_queue": "maintenance",
         # A misspelt queue is an error at the producer here, not a message that nobody ever reads.
         "task_create_missing_queues": False,

@@ -1,5 +1,6 @@
 """The Celery application: `celery -A worker.app worker|beat|flower`."""
 
+from pkgutil import iter_modules
 from typing import Any
 
 import structlog
@@ -9,14 +10,21 @@ from kombu.transport import TRANSPORT_ALIASES
 from config import logging, sentry
 from config.celery import options
 from config.settings import settings
+from worker import tasks
+from worker.policy import POLICIES
+from worker.tasks.doorbell import queue_of
 
 # For redis:// URLs, kombu's transport behind a guard: what is no message at all (a raw LPUSH by a foreign producer) is
 # parked, not a lost connection. By its alias, so that Flower and the logs still see a redis:// URL.
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.guard.redis_transport:Transport"))
 
+# A fourth kind of side effect is a file in tasks/ and a line of policy: its queue and its import follow.
+QUEUES = ("redirects", *map(queue_of, POLICIES), "maintenance")
+TASKS = tuple(f"{tasks.__name__}.{module.name}" for module in iter_modules(tasks.__path__))
+
 app = Celery("redirect-worker")
 # Read on first use, so that importing this module needs no environment and opens nothing.
-app.add_defaults(lambda: options(settings()))
+app.add_defaults(lambda: options(settings(), QUEUES, TASKS))
 app.set_default()
 
 

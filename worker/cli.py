@@ -1,8 +1,10 @@
 """`redirect-worker`: the commands."""
 
 import json
+import signal
 import sys
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +13,7 @@ from pydantic import ValidationError
 
 from config.logging import configure
 from config.settings import NotConfigured, settings
-from worker.errors import WorkerError
+from worker.errors import Permanent, WorkerError
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -22,11 +24,38 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (NotConfigured, WorkerError) as error:
-            raise click.ClickException(str(error)) from error
-        except ValidationError as error:
-            problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-            raise click.ClickException("; ".join(problems)) from error
+        except Exception as error:
+            if (sentence := _sentence(error)) is None:
+                raise
+            raise click.ClickException(sentence) from error
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell a person about an error of the outside world; None for a bug, which needs its traceback."""
+    from kombu.exceptions import OperationalError
+    from redis.exceptions import RedisError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if isinstance(error, ValidationError):
+        return "; ".join(_problem(item) for item in error.errors())
+    if isinstance(error, NotConfigured | Permanent):
+        return str(error)
+    if isinstance(error, SQLAlchemyError):
+        return f"the database: {_first_line(getattr(error, 'orig', None) or error)}"
+    if isinstance(error, OperationalError | RedisError | OSError | WorkerError):
+        return _first_line(error)
+    return None
+
+
+def _problem(item: Mapping[str, Any]) -> str:
+    """One wrong setting, by the name that it has in the environment."""
+    names = [name if name.isupper() else f"REDIRECT_{name.upper()}" for name in map(str, item["loc"][:1])]
+    says = str(item["msg"]).removeprefix("Value error, ")
+    return says if not names or names[0] in says else f"{names[0]}: {says}"
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,7 +78,21 @@ def demo(keep: bool) -> None:
     """Everything from nothing: process the example events, break the cache, watch it heal."""
     from worker import demo as story
 
+    _end_like_ctrl_c()
     sys.exit(story.run(keep=keep))
+
+
+def _end_like_ctrl_c() -> None:
+    """From now on the first of these signals is a KeyboardInterrupt; a second one does not disturb the clearing up."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def once(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+        raise KeyboardInterrupt
+
+    for number in numbers:
+        signal.signal(number, once)
 
 
 @main.command()
@@ -80,8 +123,9 @@ def _publish(event: dict[str, Any]) -> None:
 
     try:
         app.send_task("redirect_conversation", (event,), queue="redirects")
-    except (OperationalError, OSError) as error:
-        raise click.ClickException(f"the broker cannot be reached, so nothing was sent: {error}") from error
+    except (OperationalError, OSError, KeyError) as error:  # KeyError: no such kind of broker
+        said = _first_line(error)
+        raise click.ClickException(f"the broker cannot be reached, so nothing was sent: {said}") from error
 
 
 @main.command()

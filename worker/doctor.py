@@ -4,14 +4,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from kombu.exceptions import OperationalError
 from redis import Redis
-from redis.exceptions import RedisError
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
-from config.settings import NotConfigured, Settings
+from config.settings import Settings
 from worker.db import migrations
 from worker.db.session import engine
 from worker.redis_client import client
@@ -43,8 +40,9 @@ def _safely(name: str, check: Callable[[Settings], Iterator[Finding]], settings:
     findings: list[Finding] = []
     try:
         findings.extend(check(settings))
-    except (NotConfigured, SQLAlchemyError, RedisError, OperationalError, OSError) as error:
-        findings.append(Finding(name, False, str(getattr(error, "orig", error)).strip().splitlines()[0]))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other checks are still to be made
+        says = str(getattr(error, "orig", error)).strip() or type(error).__name__
+        findings.append(Finding(name, False, says.splitlines()[0]))
     return findings
 
 

@@ -44,9 +44,13 @@ class Effect:
 
 @dataclass
 class Settled:
-    """What one run did: conversations written, seconds until the soonest quick retry, what died, what is left."""
+    """What one run did: conversations written, parked for the sweep and given up, seconds until the soonest quick
+    retry, what died, and whether more is due.
+    """
 
     written: int = 0
+    parked: int = 0
+    given_up: int = 0
     retry_in: float | None = None
     dead: list[Failure] = field(default_factory=list)
     more: bool = False
@@ -96,8 +100,9 @@ def _work(engine: Engine, effect: Effect, settled: Settled, deadline: float) -> 
 
 def _attempt(effect: Effect, rows: Sequence[Claimed], states: Sequence[State]) -> _Round:
     started = time.monotonic()
-    tried = {c for row in rows if not _used_up(effect, row) for c in row.conversation_ids}
-    states = [state for state in states if state.conversation_id in tried]
+    if any(_used_up(effect, row) for row in rows):  # then it is alone
+        lost = Permanent(side_effects.LOST)
+        return _Round(rows, states, {state.conversation_id: lost for state in states}, False, started)
     try:
         errors, out = (_write(effect, states) if states else {}), False
     except Exception as error:  # noqa: BLE001 - whatever a store raises is a failed attempt, kept in the row
@@ -120,33 +125,34 @@ def _settle(connection: Connection, effect: Effect, done: _Round, settled: Settl
     failures = [failure for row in done.rows for failure in _failures(effect, row, done.errors)]
     failing = {failure.row.id for failure in failures}
     side_effects.settle(connection, [row.id for row in done.rows if row.id not in failing], failures)
-    settled.written += len(done.states) - len(done.errors)
+    written = [state for state in done.states if state.conversation_id not in done.errors]
+    if written:
+        side_effects.overtake(connection, effect.kind, [state.conversation_id for state in written])
+    kept = {conversation_id for failure in failures for conversation_id in failure.conversation_ids}
+    given_up = sorted(set(done.errors) - kept)
+    settled.written += len(written)
+    settled.given_up += len(given_up)
     settled.dead += [failure for failure in failures if failure.dead]
     _note_retries(effect, failures, settled, time.monotonic() - done.started)
-    _tell(connection, effect, done, failures)
+    _tell_failures(effect, failures, given_up)
+    _tell_written(connection, effect, written)
 
 
 def _failures(effect: Effect, row: Claimed, errors: Mapping[str, Exception]) -> list[Failure]:
     """The parts of `row` that stay: one for what is tried again, one for what is dead."""
-    if _used_up(effect, row):
-        return [Failure(row, row.conversation_ids, side_effects.LOST, dead=True)] if _dies(effect) else []
     last = isinstance(next_step(effect.policy, row.failures), GiveUp)
     parts: dict[bool, list[str]] = defaultdict(list)
     for conversation_id in row.conversation_ids:
         if (error := errors.get(conversation_id)) is not None:
             parts[last or isinstance(error, Permanent)].append(conversation_id)
-    if last and not _dies(effect):
+    if last and effect.policy.given_up == "done":
         return []
     return [Failure(row, ids, _reason(errors[ids[0]]), dead) for dead, ids in parts.items()]
 
 
 def _used_up(effect: Effect, row: Claimed) -> bool:
-    """The attempt before this one was the last, and it killed its process: do not try again."""
+    """Whether the last attempt that its policy allows killed its process: do not try again."""
     return row.failures > len(effect.policy.steps) + 1
-
-
-def _dies(effect: Effect) -> bool:
-    return effect.policy.given_up == "dead"
 
 
 def _reason(error: Exception) -> str:
@@ -155,23 +161,31 @@ def _reason(error: Exception) -> str:
 
 def _note_retries(effect: Effect, failures: Sequence[Failure], settled: Settled, elapsed: float) -> None:
     for failure in failures:
-        if not failure.dead and isinstance(next_step(effect.policy, failure.row.failures), RetryIn):
+        if failure.dead:
+            continue
+        if not isinstance(next_step(effect.policy, failure.row.failures), RetryIn):
+            settled.parked += len(failure.conversation_ids)
+        else:
             wait = max(0.0, failure.row.due_in - elapsed)
             settled.retry_in = wait if settled.retry_in is None else min(settled.retry_in, wait)
 
 
-def _tell(connection: Connection, effect: Effect, done: _Round, failures: Sequence[Failure]) -> None:
-    """The story of each redirect; ERROR means that nobody will retry."""
+def _tell_failures(effect: Effect, failures: Sequence[Failure], given_up: Sequence[str]) -> None:
+    """ERROR means that nobody will retry."""
     for failure in failures:
         say = log.error if failure.dead else log.warning
         action = "effect_dead" if failure.dead else "effect_retry"
-        sentence = (
-            f"{effect.kind} is dead: a person must look" if failure.dead else f"{effect.kind} failed, tried again"
-        )
+        fate = "is dead: a person must look" if failure.dead else "failed, will be tried again"
         due_in = None if failure.dead else round(failure.row.due_in, 1)
         ids = failure.conversation_ids[:TOLD_ONE_BY_ONE]
-        say(sentence, action=action, kind=effect.kind, conversation_ids=ids, error=failure.error, due_in=due_in)
-    written = [state for state in done.states if state.conversation_id not in done.errors]
+        keys = {"conversation_ids": ids, "error": failure.error, "due_in": due_in}
+        say(f"{effect.kind} {fate}", action=action, kind=effect.kind, **keys)
+    if given_up:
+        sentence = f"{effect.kind} given up: it needs no repair"
+        log.warning(sentence, action="effect_given_up", kind=effect.kind, conversation_ids=given_up[:TOLD_ONE_BY_ONE])
+
+
+def _tell_written(connection: Connection, effect: Effect, written: Sequence[State]) -> None:
     if len(written) > TOLD_ONE_BY_ONE:
         log.info(f"{effect.kind} written", action="effect_written", kind=effect.kind, conversations=len(written))
         return

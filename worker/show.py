@@ -4,14 +4,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from worker.db import history
 from worker.db.session import engine
 from worker.redis_client import client
 from worker.tasks.cache import key
 
-UNREACHABLE = "unreachable"
+UNREACHABLE, UNREADABLE = "unreachable", "unreadable"
 
 
 def look(conversation_id: str) -> dict[str, Any] | None:
@@ -21,15 +21,17 @@ def look(conversation_id: str) -> dict[str, Any] | None:
 
 
 def cached(conversation_id: str) -> Any:
-    """What the AI would read: the JSON value, None if there is no key, or UNREACHABLE."""
+    """What the AI would read: the JSON object, None if there is no key, UNREACHABLE, or why it is UNREADABLE."""
     try:
         value = client().get(key(conversation_id))
+        held = json.loads(value) if value is not None else None
+    except ResponseError as error:  # it answers: the key holds another type
+        return {UNREADABLE: str(error)}
     except RedisError:
         return UNREACHABLE
-    try:
-        return json.loads(value) if value else None
     except ValueError:
-        return {"not json": repr(value)}
+        return {UNREADABLE: repr(value)}
+    return held if held is None or isinstance(held, dict) else {UNREADABLE: repr(value)}
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -56,6 +58,8 @@ def _on(enabled: bool) -> str:
 def _copy(copy: Any, state: Mapping[str, Any]) -> str:
     if not isinstance(copy, Mapping):
         return "cannot be reached" if copy == UNREACHABLE else "not there"
+    if UNREADABLE in copy:
+        return f"cannot be read: {copy[UNREADABLE]}"
     version = copy.get("version")
     return f"version {version}, {'up to date' if version == state['version'] else 'BEHIND'}"
 

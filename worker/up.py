@@ -3,20 +3,21 @@
 import fcntl
 import json
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
-from honcho.compat import ProcessManager
-from honcho.manager import Manager
 
 from config.settings import EMBEDDED, Settings
 from worker import embedded, stack
-from worker.db import migrations
+from worker.embedded.home import write_private
+from worker.embedded.processes import Process, birth
 from worker.errors import Permanent
 
 # Seconds until the addresses are printed even if something does not answer yet.
@@ -28,103 +29,144 @@ class AlreadyUp(Permanent):
 
 
 def up(settings: Settings, say: Callable[[str], None]) -> int:
-    """Run until SIGINT or SIGTERM; returns the exit code. Raises AlreadyUp, which says what runs where."""
-    wanted = [field for field in EMBEDDED if getattr(settings, field) is None]
-    served = embedded.start(settings.home, [EMBEDDED[field] for field in wanted], say)
-    urls = {field.upper(): settings.url(field) for field in EMBEDDED}
-    with _alone(settings) as note:
+    """Run until SIGINT, SIGTERM or SIGHUP; returns the exit code. Raises AlreadyUp, which says what runs where."""
+    embedded.start(settings.home, [])  # starts nothing; the home is ours from here on
+    served = [server for field, server in EMBEDDED.items() if getattr(settings, field) is None]
+    with _alone(settings.home, say) as note:
+        crew = stack.Crew(say)
+        _listen(crew)
         try:
-            migrations.upgrade(urls["DATABASE_URL"])
-            return _run(settings, urls, note, say)
+            return _run(settings, crew, served, note, say)
         finally:
-            stopped = embedded.stop(settings.home, list(served))
-            say(f"stopped: {', '.join(stopped)}" if stopped else "stopped")
+            stopped = crew.end() + embedded.stop(settings.home, served)
+            say(f"stopped: {', '.join(stopped)}")
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Hold the home's `up.lock`, whose content says who runs here; yields what writes it."""
-    with (settings.home / "up.lock").open("a+") as lock:
-        lock.seek(0)
-        known = lock.read()
+def _alone(home: Path, say: Callable[[str], None]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Hold the home's `up.lock`; yields what writes down, in `up.json`, who runs here."""
+    facts = home / "up.json"
+    with (home / "up.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise AlreadyUp(_whereabouts(known)) from None
-        _end_orphans(json.loads(known or "{}"))
+            raise AlreadyUp(_whereabouts(_known(facts))) from None
+        _end_orphans(_known(facts), say)
 
-        def note(facts: Mapping[str, Any]) -> None:
-            lock.truncate(0)
-            lock.write(json.dumps(facts))
-            lock.flush()
+        def note(more: Mapping[str, Any]) -> None:
+            write_private(facts, json.dumps({"pid": os.getpid(), **more}).encode())
 
         note({})
         yield note
-        note({})
+        facts.unlink()
 
 
-def _whereabouts(known: str) -> str:
-    facts = json.loads(known or "{}")
-    lines = [f"  {name:8} {address}" for name, address in facts.get("addresses", {}).items()]
-    return "\n".join([f"already running (pid {facts.get('pid', '?')}), stop it with Ctrl-C there:", *lines])
+def _known(facts: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads(facts.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known
 
 
-def _end_orphans(facts: Mapping[str, Any]) -> None:
-    """End the processes of an `up` that was killed: by pid and birth, so that a reused pid is left alone."""
-    for pid, born in facts.get("processes", []):
-        try:
-            if psutil.Process(pid).create_time() == born:
-                os.killpg(pid, 15)
-        except (psutil.NoSuchProcess, ProcessLookupError, PermissionError):
-            continue
+def _whereabouts(known: Mapping[str, Any]) -> str:
+    lines = [f"  {name:8} {address}" for name, address in known.get("addresses", {}).items()]
+    return "\n".join([f"already running (pid {known.get('pid', '?')}), stop it with Ctrl-C there:", *lines])
 
 
-class _Gently(ProcessManager):  # type: ignore[misc]
-    """Ends a process, not its group: Celery's main process ends its children itself, after their tasks."""
+def _end_orphans(known: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """End the processes of an `up` that was killed: only those that are proven to be the ones on record."""
+    orphans = [Process(*noted) for noted in known.get("processes", ())]
+    for orphan in orphans:
+        if orphan.alive():
+            say(f"ending process {orphan.pid} of an `up` that was killed")
+            children = psutil.Process(orphan.pid).children(recursive=True)
+            orphan.end([signal.SIGTERM], stack.PATIENCE)
+            for child in children:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
 
-    def terminate(self, pid: int) -> None:
-        os.kill(pid, 15)
+
+def _listen(crew: stack.Crew) -> None:
+    """Signals are news for the crew, not exceptions: nothing that is being started is lost half way."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup keeps its promise
+            signal.signal(number, lambda number, _frame: crew.tell(signal.Signals(number).name))
 
 
 def _run(
-    settings: Settings, urls: Mapping[str, str], note: Callable[[Mapping[str, Any]], None], say: Callable[[str], None]
+    settings: Settings,
+    crew: stack.Crew,
+    served: Sequence[str],
+    note: Callable[[Mapping[str, Any]], None],
+    say: Callable[[str], None],
 ) -> int:
-    ports = {"PORT": stack.free_port(settings.port), "REDIRECT_FLOWER_PORT": stack.free_port(settings.flower_port)}
-    log_format = "text" if settings.log_format == "auto" and sys.stdout.isatty() else settings.log_format
-    shared = {name: str(port) for name, port in ports.items()} | {"REDIRECT_LOG_FORMAT": log_format}
-    environment = stack.environment(urls, **shared, REDIRECT_HOME=str(settings.home.resolve()))
-    manager = Manager()
-    manager._procmgr = _Gently()
+    for server in served:
+        embedded.start(settings.home, [server], say)
+        if crew.told():
+            return _over(crew.wait(), say)
+    environment = _environment(settings)
+    crew.start("release", stack.procfile()["release"], environment)
+    if (news := crew.wait()) != ("release", 0):
+        return _over(news, say)
+    ports = _ports(settings, say)
+    environment |= {name: str(port) for name, port in ports.items()}
+    addresses = _addresses(ports)
     for name, command in stack.processes().items():
-        manager.add_process(name, f"exec {command}", env=environment, cwd=str(stack.ROOT))
-    addresses = {
+        crew.start(name, command, environment)
+        note({"addresses": addresses, "processes": _identities(crew)})
+    threading.Thread(target=_announce, args=(ports, addresses, say), daemon=True).start()
+    return _over(crew.wait(), say)
+
+
+def _over(news: tuple[str, int | None], say: Callable[[str], None]) -> int:
+    """The exit code."""
+    name, code = news
+    if code is None:
+        say(f"{name}: stopping")
+        return 0
+    say(f"{name} has ended by itself (exit code {code}): stopping the rest")
+    return max(code, 1)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    urls = {field.upper(): settings.url(field) for field in EMBEDDED}
+    log_format = "text" if settings.log_format == "auto" and sys.stdout.isatty() else settings.log_format
+    return stack.environment(urls, REDIRECT_LOG_FORMAT=log_format, REDIRECT_HOME=str(settings.home.resolve()))
+
+
+def _ports(settings: Settings, say: Callable[[str], None]) -> dict[str, int]:
+    wanted = {"PORT": settings.port, "REDIRECT_FLOWER_PORT": settings.flower_port}
+    ports = {name: stack.free_port(port) for name, port in wanted.items()}
+    for name, port in ports.items():
+        if wanted[name] not in (0, port):
+            say(f"port {wanted[name]} ({name}) is taken: using {port}")
+    return ports
+
+
+def _addresses(ports: Mapping[str, int]) -> dict[str, str]:
+    return {
         "page": f"http://127.0.0.1:{ports['PORT']}/docs",
         "live": f"ws://127.0.0.1:{ports['PORT']}/ws",
         "flower": f"http://127.0.0.1:{ports['REDIRECT_FLOWER_PORT']}",
     }
 
-    def announce() -> None:
-        _wait(lambda: all(stack.listens(port) for port in ports.values()))
-        born = [psutil.Process(facts["pid"]) for facts in manager._processes.values() if "pid" in facts]
-        note(
-            {
-                "pid": os.getpid(),
-                "addresses": addresses,
-                "processes": [[process.pid, process.create_time()] for process in born],
-            }
-        )
-        say(_banner(addresses))
 
-    threading.Thread(target=announce, daemon=True).start()
-    manager.loop()
-    stopped_by_hand = manager.returncode in {130, 143}
-    return 0 if stopped_by_hand else int(manager.returncode or 1)
+def _identities(crew: stack.Crew) -> list[tuple[int, float, str]]:
+    """What `_end_orphans` needs to know each process again: its pid, its birth, and the last word of its command."""
+    commands = stack.processes()
+    return [
+        (pid, birth(pid), commands[name].rsplit(maxsplit=1)[-1])
+        for name, pid in crew.pids().items()
+        if name in commands
+    ]
 
 
-def _wait(ready: Callable[[], bool]) -> None:
+def _announce(ports: Mapping[str, int], addresses: Mapping[str, str], say: Callable[[str], None]) -> None:
     deadline = time.monotonic() + READY_WITHIN
-    while not ready() and time.monotonic() < deadline:
+    while time.monotonic() < deadline and not all(stack.listens(port) for port in ports.values()):
         time.sleep(0.2)
+    say(_banner(addresses))
 
 
 def _banner(addresses: Mapping[str, str]) -> str:

@@ -153,9 +153,7 @@ def test_every_wrong_field_is_named_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("field", "longest"), [("event_id", 200), ("conversation_id", 64), ("owner_id", 200)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("field", "longest"), [("event_id", 200), ("conversation_id", 64), ("owner_id", 200)], ids=str)
 def test_ids_have_a_length(field: str, longest: int) -> None:
     """The longest id is read, in any script; an empty one or one more character is refused with the limit."""
     parse(VALID | {field: "م" * longest}, DESTINATIONS)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from config.settings import DESTINATIONS
 from worker.errors import Rejected
-from worker.events import Event, encode, parse
+from worker.events import Event, parse
 
 CODES = {"malformed", "too_large", "unknown_destination"}
 VALID: dict[str, object] = {"event_id": "e1", "conversation_id": "c1", "destination": "ai"}
@@ -44,10 +44,9 @@ def check(raw: object) -> None:
         assert result.code in CODES
         assert result.error
         return
-    kept = encode(result.model_dump(mode="json")).decode()
-    assert "\\u0000" not in kept.replace("\\\\", "")
+    kept = json.dumps(result.model_dump(mode="json"), ensure_ascii=False, allow_nan=False).encode()
+    assert b"\\u0000" not in kept.replace(b"\\\\", b"")
     assert result.destination in DESTINATIONS
-    json.loads(kept, parse_constant=lambda name: AssertionError(name))
 
 
 @settings(deadline=None, max_examples=300)

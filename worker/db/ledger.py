@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, Row, text
@@ -154,7 +155,7 @@ class _Batch:
         if (known := self.known.get(event.event_id)) is not None:
             return _repeated(event, known)
         occurred_at = event.occurred_at or received_at
-        _check_times(event, occurred_at, clock, self.ledger.max_clock_skew)
+        _check_times(event, clock, self.ledger.max_clock_skew)
         state = self.after.get(event.conversation_id) or self.before[event.conversation_id]
         self.after[event.conversation_id], outcome = redirects.fold(state, event, occurred_at)
         self._record(event, outcome, occurred_at, received_at)
@@ -189,10 +190,10 @@ class _Batch:
         return filed
 
 
-def _check_times(event: Event, occurred_at: datetime, clock: datetime, max_clock_skew: float) -> None:
+def _check_times(event: Event, clock: datetime, max_clock_skew: float) -> None:
     if event.expires_at is not None and event.expires_at <= clock:
         raise Rejected("expired", f"expires_at should be after the time of receipt, {clock.isoformat()}")
-    if occurred_at - clock > timedelta(seconds=max_clock_skew):
+    if event.occurred_at is not None and event.occurred_at - clock > timedelta(seconds=max_clock_skew):
         raise Rejected(
             "clock_skew",
             f"occurred_at should be at most {max_clock_skew:g} s ahead of {clock.isoformat()}: "
@@ -218,8 +219,12 @@ def _asked(event: Event) -> dict[str, Any]:
 
 
 def _comparable(value: object) -> object:
-    """JSON numbers come back from PostgreSQL as they were worth, not as they were written: 1e2 as 100."""
-    return json.loads(json.dumps(value), parse_int=float) if isinstance(value, dict) else value
+    """JSON numbers come back from PostgreSQL as they were worth, not as they were written: 1e300 as 300 zeros."""
+    if isinstance(value, dict):
+        return {name: _comparable(scalar) for name, scalar in value.items()}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Decimal(repr(value))
+    return type(value).__name__, value
 
 
 def _refused(item: Item, refusal: Rejected) -> Outcome:

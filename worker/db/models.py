@@ -96,6 +96,7 @@ side_effects = Table(
     CheckConstraint("cardinality(conversation_ids) > 0", name="conversation_ids"),
     CheckConstraint("state = 'waiting' OR last_error IS NOT NULL", name="dead_has_a_reason"),
     Index("side_effects_due", "kind", "due_at", postgresql_where=text("state = 'waiting'")),
+    Index("side_effects_dead", "kind", postgresql_where=text("state = 'dead'")),
 )
 
 rejected_events = Table(

@@ -19,6 +19,7 @@ from worker.errors import Permanent, Transient
 STATEMENT_TIMEOUT_MS = 10_000
 LOCK_TIMEOUT_MS = 5_000
 _SESSION = {
+    "timezone": "UTC",  # year 1 in UTC is no year at all west of Greenwich
     "statement_timeout": STATEMENT_TIMEOUT_MS,
     "lock_timeout": LOCK_TIMEOUT_MS,
     "idle_in_transaction_session_timeout": 15_000,

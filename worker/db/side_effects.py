@@ -53,6 +53,15 @@ _STATES = text("""
     WHERE conversation_id = ANY(:ids) AND version > 0 ORDER BY conversation_id
 """)
 _DONE = text("DELETE FROM side_effects WHERE id = ANY(:ids)")
+_OVERTAKEN = text("""
+    WITH gone AS (
+        DELETE FROM side_effects WHERE kind = :kind AND state = 'dead' AND conversation_ids <@ CAST(:written AS text[])
+    )
+    UPDATE side_effects
+    SET conversation_ids = ARRAY(SELECT unnest(conversation_ids) EXCEPT SELECT unnest(CAST(:written AS text[])))
+    WHERE kind = :kind AND state = 'dead' AND conversation_ids && CAST(:written AS text[])
+        AND NOT conversation_ids <@ CAST(:written AS text[])
+""")
 # A later claim of the same row knows better than a settlement that comes late: hence the count.
 _SHRINK = text("""
     UPDATE side_effects e
@@ -63,7 +72,15 @@ _SHRINK = text("""
 _SPLIT = text("""
     INSERT INTO side_effects (kind, conversation_ids, state, failures, due_at, last_error, created_at)
     SELECT e.kind, n.conversation_ids, n.state, e.failures, e.due_at, n.last_error, e.created_at
-    FROM json_populate_recordset(null::side_effects, CAST(:rows AS json)) n JOIN side_effects e USING (id)
+    FROM json_populate_recordset(null::side_effects, CAST(:rows AS json)) n JOIN side_effects e USING (id, failures)
+""")
+# The other half waits for its turn as it did before this attempt, which is not its own.
+_HALVE = text("""
+    WITH halved AS (
+        UPDATE side_effects SET conversation_ids = :first WHERE id = :id RETURNING kind, failures, created_at
+    )
+    INSERT INTO side_effects (kind, conversation_ids, failures, last_error, created_at)
+    SELECT kind, :second, failures - 1, :lost, created_at FROM halved
 """)
 _BEHIND = text("""
     SELECT DISTINCT behind FROM side_effects e, unnest(e.conversation_ids) AS behind
@@ -158,11 +175,10 @@ def _halved(connection: Connection, row: Claimed) -> Claimed:
     middle = len(row.conversation_ids) // 2
     if middle == 0:
         return row
-    halves = [
-        Failure(row, part, LOST, dead=False) for part in (row.conversation_ids[:middle], row.conversation_ids[middle:])
-    ]
-    settle(connection, done=(), failed=halves)
-    return Claimed(row.id, halves[0].conversation_ids, row.failures, row.due_in)
+    first, second = row.conversation_ids[:middle], row.conversation_ids[middle:]
+    with connection.begin():
+        connection.execute(_HALVE, {"id": row.id, "first": first, "second": second, "lost": LOST})
+    return Claimed(row.id, first, row.failures, row.due_in)
 
 
 def states(connection: Connection, rows: Sequence[Claimed]) -> list[State]:
@@ -183,6 +199,12 @@ def settle(connection: Connection, done: Collection[int], failed: Sequence[Failu
             connection.execute(_SPLIT, {"rows": _json(others)})
         if first:
             connection.execute(_SHRINK, {"rows": _json(first.values())})
+
+
+def overtake(connection: Connection, kind: str, written: Collection[str]) -> None:
+    """Forget what was dead of the conversations `written`: this copy shows their present state again."""
+    with connection.begin():
+        connection.execute(_OVERTAKEN, {"kind": kind, "written": list(written)})
 
 
 def _json(failures: Iterable[Failure]) -> str:

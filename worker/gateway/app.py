@@ -38,7 +38,7 @@ _reads = ThreadPoolExecutor(2, thread_name_prefix="read")
 _snapshots = ThreadPoolExecutor(2, thread_name_prefix="snapshot")
 
 ConversationId = Annotated[str, Path(max_length=64, pattern=r"^[^\x00]+$")]
-OwnerId = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")]
+OwnerId = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
 
 
 @asynccontextmanager
@@ -148,18 +148,25 @@ async def _cached(redis: Redis, conversation_id: str) -> dict[str, Any]:
     if value is None:
         return {"cache": None, "cache_status": "absent"}
     try:
-        return {"cache": json.loads(value), "cache_status": "present"}
+        return {"cache": _strict(value), "cache_status": "present"}
     except (ValueError, RecursionError):
-        return {"cache": _text(value), "cache_status": "unreadable"}
+        text = value.decode(errors="replace") if isinstance(value, bytes) else value
+        return {"cache": text, "cache_status": "unreadable"}
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
+def _strict(value: bytes | str) -> object:
+    """What the JSON in `value` says. Raises ValueError for what no answer of ours can hold: NaN, half a character."""
+    said: object = json.loads(value)
+    json.dumps(said, allow_nan=False, ensure_ascii=False).encode()
+    return said
 
 
 def _stranger(origin: str | None) -> bool:
     """Whether a page from elsewhere opens this socket."""
-    return origin is not None and urlsplit(origin).hostname not in LOOPBACK
+    try:
+        return origin is not None and urlsplit(origin).hostname not in LOOPBACK
+    except ValueError:
+        return True
 
 
 async def _send(socket: WebSocket, feed: Feed) -> None:

@@ -125,12 +125,17 @@ class Feed:
         self._behind = False  # before the read: what happens from now on may be missing in it
         try:
             snapshot = await self._read_snapshot(self._owner_id)
-        except Transient:
-            self._behind, self._due = True, _clock() + backoff(self._failures, SNAPSHOT_WAITS)
-            self._failures += 1
+        except Transient as error:
+            self._postpone(error)
             return None
         self._remember(snapshot.versions)
         return snapshot.text
+
+    def _postpone(self, error: Transient) -> None:
+        self._behind, self._due = True, _clock() + backoff(self._failures, SNAPSHOT_WAITS)
+        if not self._failures:
+            log.warning("no snapshot for a socket: tried again", action="snapshot_postponed", error=str(error))
+        self._failures += 1
 
     def _take(self) -> str | None:
         """The oldest frame, or None when the socket already has its version."""

@@ -1,37 +1,49 @@
-"""The consumer class (`worker_consumer`): checks each message's shape first, and parks what Celery would choke on."""
+"""The consumer class (`worker_consumer`): a gate before Celery's own, where what Celery would choke on is parked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 from celery.worker.consumer import Consumer
 
-from worker.errors import Transient
-from worker.guard.parking import park, queue_of, whole
-from worker.guard.shape import problem
+from worker.guard.compression import bound_decompression
+from worker.guard.parking import LIST_ITEM, REDIRECT, park, queue_of, whole
+from worker.guard.shape import admitted, expired, problem
 
 log = structlog.get_logger(__name__)
 
-# Seconds between tries to park while the database is away. The message stays unacknowledged: the broker keeps it.
-PARK_AGAIN = 5.0
+# Bytes of a body, before it is decoded: 160,000 small events, and what RabbitMQ lets pass. Decoding takes a multiple of
+# it in memory, and all other messages wait meanwhile.
+LARGEST = 16 * 1024 * 1024
 
 
 class GuardedConsumer(Consumer):
     """Celery's consumer behind a gate: nothing that arrives may kill or loop the worker, and nothing is dropped."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        bound_decompression(LARGEST)
+        super().__init__(*args, **kwargs)
+
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **kwargs)
-        broken = self.connection_errors + self.channel_errors
+        # On Redis kombu counts a KeyError as a lost connection. In here it is about a message.
+        broken = tuple(kind for kind in self.connection_errors + self.channel_errors if kind is not KeyError)
 
         def guarded(message: Any) -> None:
-            if (wrong := _inspect(message)) is not None:
+            received = message.headers
+            if (wrong := self._wrong(message)) is not None:
                 self._park(message, wrong)
                 return
+            if self._is_expired_redirect(message):
+                self._park_expired(message)
+                return
+            _admit(message)
             try:
                 handle(message)
             except broken:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the next message must still be served
+                message.headers = received
                 self._park(message, f"Celery could not take it: {type(error).__name__}: {error}")
 
         return guarded
@@ -48,20 +60,67 @@ class GuardedConsumer(Consumer):
     def on_invalid_task(self, _body: Any, message: Any, exc: Exception) -> None:
         self._park(message, f"the task message is invalid: {exc}")
 
-    def _park(self, message: Any, error: str) -> None:
-        """Keep it, then acknowledge it; while the database is away, try again later and leave it with the broker."""
+    def _wrong(self, message: Any) -> str | None:
+        if message.content_type == LIST_ITEM:
+            return str(message.headers.get("problem"))
+        if len(message.body or b"") > LARGEST:
+            return f"the body should be at most {LARGEST} bytes: send the events in several messages"
         try:
-            park(whole(message), error, queue_of(message))
-        except Transient as away:
-            log.warning("parking waits for the database", action="parking_postponed", error=str(away))
-            self.timer.call_after(PARK_AGAIN, self._park, (message, error))
-            return
+            payload = message.payload
+        except Exception as error:  # noqa: BLE001 - a decoder may raise anything; the bytes are at fault, not the worker
+            return f"the body should be JSON: {type(error).__name__}: {error}"
+        return problem(message.headers, payload) or self._misfit(*_call(message))
+
+    def _misfit(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> str | None:
+        """What keeps this call from its task. Celery's own tasks run others, and would run them past this gate."""
+        task = self.app.tasks.get(name)
+        if task is None or name.startswith("celery."):
+            return f"there is no task named {name!r}"
+        try:
+            task.__header__(*args, **kwargs)
+        except TypeError as error:
+            return f"the arguments should fit the task: {error}"
+        return None
+
+    def _is_expired_redirect(self, message: Any) -> bool:
+        return bool(_fields(message)["task"] == REDIRECT) and expired(_fields(message))
+
+    def _park_expired(self, message: Any) -> None:
+        """Celery would drop it in silence. Its events are kept each by itself, as those with an `expires_at` are."""
+        _, args, kwargs = _call(message)
+        events = [*args, *([kwargs] if kwargs else [])]
+        error = f"the message expired at {_fields(message)['expires']}: send it again if it still holds"
+        park(events, error, queue_of(message), code="expired", then=lambda: self._let_go(message))
+
+    def _park(self, message: Any, error: str) -> None:
+        park([whole(message)], error, queue_of(message), then=lambda: self._let_go(message))
+
+    def _let_go(self, message: Any) -> None:
         message.ack_log_error(log, self.connection_errors)
 
 
-def _inspect(message: Any) -> str | None:
-    try:
-        payload = message.payload
-    except Exception as error:  # noqa: BLE001 - a decoder may raise anything; the bytes are at fault, not the worker
-        return f"the body should be JSON: {type(error).__name__}: {error}"
-    return problem(message.headers, payload)
+def _fields(message: Any) -> Mapping[str, Any]:
+    """Where the task's name and options are: in the headers (protocol 2) or in the body (protocol 1)."""
+    fields: Mapping[str, Any] = message.headers if "task" in message.headers else message.payload
+    return fields
+
+
+def _call(message: Any) -> tuple[str, list[Any], dict[str, Any]]:
+    fields = _fields(message)
+    args, kwargs = (
+        (fields.get("args", []), fields.get("kwargs", {})) if fields is not message.headers else message.payload[:2]
+    )
+    return fields["task"], args, kwargs
+
+
+def _admit(message: Any) -> None:
+    """Leave Celery nothing to read that was not looked at. Only here: the broker keeps the message as it came."""
+    _, args, kwargs = _call(message)
+    if "task" in message.headers:
+        message.headers = admitted(message.headers)
+    else:
+        message.headers = {}
+        seen = admitted(message.payload) | {"args": args, "kwargs": kwargs}
+        message.payload.clear()
+        message.payload.update(seen)
+    message.properties = {name: value for name, value in message.properties.items() if isinstance(value, str | int)}

@@ -1,26 +1,30 @@
 """kombu's Redis transport, which survives list items that are no messages (a raw LPUSH by a foreign producer).
 
 kombu takes the item off the list before it reads it, so an item that it cannot read is lost and the connection with it
-(`KeyError('properties')`, or a JSON error that kills the worker). Here such an item is parked instead.
+(`KeyError('properties')`, or a JSON error that kills the worker). Here such an item becomes a message that the gate
+parks: until then it is unacknowledged like any other, and nothing that happens to the worker loses it.
 """
 
 import binascii
 import json
-import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from kombu.transport import redis
+from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as Unreachable
 
-from worker.errors import Transient
-from worker.guard.parking import park
+from worker.guard.parking import LIST_ITEM
+from worker.guard.shape import DEEPEST, too_deep
 
 log = structlog.get_logger(__name__)
 
-# Seconds: while the database is away the item goes back to its list, and the worker has nothing better to do.
-PAUSE = 1.0
+# Bytes, before anything reads it: twice what the gate lets pass, which comes in base64. JSON takes up to 20 times its
+# length in memory.
+LARGEST = 32 * 1024 * 1024
 
 
 class Channel(redis.Channel):
@@ -37,41 +41,83 @@ class Channel(redis.Channel):
             raise Unreachable("the connection to the broker is closed")
         return super()._connparams(asynchronous=asynchronous)
 
+    def _receive_one(self, client: Any) -> Any:
+        try:
+            return super()._receive_one(client)
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            # Control messages (Flower, `celery control`) are answered or forgotten: nobody counts on them.
+            log.warning("a control message that cannot be read", action="control_dropped", error=repr(error))
+            return None
+
 
 class Transport(redis.Transport):
     """kombu's transport with the checked channel."""
 
     Channel = Channel
 
+    def _deliver(self, message: Any, queue: Any) -> None:
+        message["properties"] = _delivered(message["properties"], queue)
+        super()._deliver(message, queue)
+
+
+def _delivered(properties: Mapping[str, Any], queue: str) -> dict[str, Any]:
+    """The properties, those of the delivery our own.
+
+    A tag that two messages share acknowledges both with the first; a message that is put back (its worker was killed)
+    goes where its delivery_info says, and nowhere if no such exchange is known: both lose it.
+    """
+    kept = {name: value for name, value in properties.items() if isinstance(value, str | int)}
+    info = properties.get("delivery_info")
+    redelivered = isinstance(info, Mapping) and info.get("redelivered") is True
+    return kept | {
+        "delivery_tag": str(uuid4()),
+        "delivery_info": {"exchange": "", "routing_key": queue, "redelivered": redelivered},
+    }
+
 
 def _checked(client_class: Any) -> Any:
     class Client(client_class):
-        """What BRPOP brings is a message, or it is parked and BRPOP brought nothing."""
+        """What BRPOP brings is a message, or becomes one."""
 
         def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
             answer = super().parse_response(connection, command_name, **options)
-            if command_name != "BRPOP" or not answer or envelope_problem(answer[1]) is None:
+            if command_name != "BRPOP" or not answer or (wrong := envelope_problem(answer[1])) is None:
                 return answer
-            _park(self, *answer)
-            return None
+            return answer[0], _as_message(answer[1], wrong)
 
     return Client
 
 
+def _as_message(item: bytes, wrong: str) -> bytes:
+    reason = f"a raw item on the list: {wrong}; other producers than Celery and kombu use HTTP"
+    properties = {"body_encoding": "base64"}
+    message = {"body": b64encode(item).decode(), "content-type": LIST_ITEM, "content-encoding": "binary"}
+    return json.dumps(message | {"headers": {"problem": reason}, "properties": properties}).encode()
+
+
 def envelope_problem(item: bytes) -> str | None:
-    """What keeps kombu from reading this list item, or None."""
+    """What keeps kombu from reading this list item, or from putting it back, or None."""
+    if len(item) > LARGEST:
+        return f"it should be at most {LARGEST} bytes"
     try:
-        message = json.loads(item)
-    except (ValueError, RecursionError):
-        return "it should be JSON"
+        message = loads(item.decode())
+    except Exception as error:  # noqa: BLE001 - kombu's decoder makes dates, numbers and bytes of what it finds
+        return f"it should be JSON: {type(error).__name__}"
     if not isinstance(message, dict):
         return "it should be a JSON object"
+    if too_deep(message):
+        return f"it should be nested at most {DEEPEST} levels deep"
+    return _parts_problem(message)
+
+
+def _parts_problem(message: Mapping[str, Any]) -> str | None:
     properties = message.get("properties")
     if not isinstance(properties, dict) or not isinstance(properties.get("delivery_info"), dict):
         return "it should have properties with delivery_info"
     if not isinstance(properties.get("delivery_tag"), str):
         return "it should have a delivery_tag"
-    if not isinstance(message.get("headers") or {}, dict):
+    # Not null: kombu reads that, and cannot put it back.
+    if not isinstance(message.get("headers", {}), dict):
         return "its headers should be an object"
     return _body_problem(message.get("body"), properties.get("body_encoding"))
 
@@ -79,24 +125,11 @@ def envelope_problem(item: bytes) -> str | None:
 def _body_problem(body: object, encoding: object) -> str | None:
     if not isinstance(body, str):
         return "its body should be text"
-    if encoding not in (None, "base64"):
+    if encoding not in (None, "base64", "utf-8"):
         return "its body_encoding should be base64"
     try:
         if encoding == "base64":
-            b64decode(body)
+            b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         return "its body should be base64"
     return None
-
-
-def _park(client: Any, key: bytes, item: bytes) -> None:
-    queue = key.decode(errors="replace")
-    error = (
-        f"a raw item on the list {queue!r}: {envelope_problem(item)}; other producers than Celery and kombu use HTTP"
-    )
-    try:
-        park(item, error, queue)
-    except Transient as away:
-        log.warning("parking waits for the database", action="parking_postponed", error=str(away))
-        client.lpush(key, item)
-        time.sleep(PAUSE)

@@ -61,4 +61,5 @@ def answer(task: Task[Any, Any], effect: Effect, rung_by: str | None) -> dict[st
     quick = len(effect.policy.quick)
     if settled.retry_in is not None and task.request.retries < quick:
         raise task.retry(countdown=settled.retry_in, max_retries=quick)
-    return {"written": settled.written}
+    counts = {"written": settled.written, "parked": settled.parked, "given_up": settled.given_up}
+    return {name: count for name, count in counts.items() if count}

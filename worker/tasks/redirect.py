@@ -33,9 +33,7 @@ PATIENCE = (0.1, 0.3, 1.0, 2.0, 4.0)
 class RedirectTask(Task[Any, Any]):
     """A task that loses no message."""
 
-    # Killed for taking too long: back to the queue. Acknowledging it would lose the redirect.
-    acks_on_timeout = False
-    # A message that kills its process is kept in rejected_events when it has used up its retries.
+    # What fails, hangs or kills its process is tried again, then kept in rejected_events: never acknowledged away.
     Request = "worker.guard.request:KeptRequest"
 
 

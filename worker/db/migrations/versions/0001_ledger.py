@@ -57,6 +57,7 @@ CREATE TABLE side_effects (
     CONSTRAINT side_effects_dead_has_a_reason CHECK (state = 'waiting' OR last_error IS NOT NULL)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX side_effects_due ON side_effects (kind, due_at) WHERE state = 'waiting';
+CREATE INDEX side_effects_dead ON side_effects (kind) WHERE state = 'dead';
 
 CREATE TABLE rejected_events (
     id uuid NOT NULL CONSTRAINT rejected_events_pkey PRIMARY KEY,

@@ -1,0 +1,235 @@
+"""The schema: from nothing, up and down with the data, the same as the models, and never in anybody's way."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import CheckConstraint, Engine, NullPool, create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from tests.eventually import eventually
+from worker.db import migrations
+from worker.db.models import metadata
+from worker.db.session import make_engine, psycopg2_url
+
+TABLES = {
+    "conversation_states",
+    "redirects",
+    "side_effects",
+    "rejected_events",
+    "event_outbox",
+    "conversations",
+}
+_numbers = count(1)
+
+ROWS = {
+    "conversation_states": """INSERT INTO conversation_states VALUES
+        ('c1', '7', 'support_active', false, 'billing', 3, '2026-11-22T10:00Z', 'e1', '2026-11-22T10:00Z')""",
+    "redirects": """INSERT INTO redirects
+        (event_id, conversation_id, destination, outcome, version, status, occurred_at)
+        SELECT 'e' || n, 'c1', 'billing', 'applied', n, 'support_active', now() FROM generate_series(1, 100) n""",
+    "side_effects": "INSERT INTO side_effects (kind, conversation_ids) VALUES ('cache', '{c1,c2}')",
+    "rejected_events": """INSERT INTO rejected_events (id, source, code, error, body)
+        VALUES (gen_random_uuid(), 'here', 'malformed', 'پیام', '{')""",
+    "conversations": """INSERT INTO conversations (id, status, ai_enabled, destination, version)
+        VALUES ('c1', 'active', true, 'ai', 1)""",
+    "event_outbox": """INSERT INTO event_outbox (body) VALUES ('{"event_id": "e1"}')""",
+}
+
+
+class Database:
+    """A database of its own, empty at first."""
+
+    def __init__(self, admin_url: str, name: str) -> None:
+        self.url = admin_url.rsplit("/", 1)[0] + f"/{name}"
+        self.engine: Engine = create_engine(psycopg2_url(self.url), poolclass=NullPool)
+
+    def run(self, *statements: str) -> None:
+        with self.engine.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with self.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(sql))]
+
+    def tables(self) -> set[str]:
+        return {name for (name,) in self.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+
+    def content(self) -> dict[str, list[tuple[Any, ...]]]:
+        return {table: self.rows(f"SELECT * FROM {table} ORDER BY 1") for table in self.tables() & TABLES}
+
+    @contextmanager
+    def holding(self, statement: str) -> Iterator[None]:
+        """A transaction of somebody else that has done `statement` and does not end."""
+        with self.engine.connect() as holder:
+            holder.execute(text(statement))
+            yield
+
+
+@pytest.fixture
+def empty(servers: dict[str, str]) -> Database:
+    """A database in which nothing has ever been."""
+    name = f"migrations_{next(_numbers)}"
+    admin = create_engine(psycopg2_url(servers["postgres"]), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0 STRATEGY file_copy"))
+    return Database(servers["postgres"], name)
+
+
+@pytest.fixture
+def migrated(empty: Database) -> Database:
+    """A migrated database with a row in each table."""
+    migrations.upgrade(empty.url)
+    empty.run(*ROWS.values())
+    return empty
+
+
+WAITING_MIGRATORS = """
+    SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+    WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"""
+CATALOGUE = """
+    SELECT 'constraint', conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace AND conrelid <> 0 AND conname NOT LIKE 'alembic%'
+    UNION ALL
+    SELECT 'index', tablename, indexname, indexdef FROM pg_indexes
+    WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+    UNION ALL
+    SELECT 'column', table_name, column_name,
+        concat_ws(' ', data_type, udt_name, is_nullable, column_default, is_identity)
+    FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+    ORDER BY 1, 2, 3"""
+
+
+def test_from_nothing_to_head(empty: Database) -> None:
+    """Every table of the contract, at the newest revision; and once more changes nothing."""
+    engine = make_engine(empty.url, poolclass=NullPool)
+    assert migrations.current(engine) is None
+
+    migrations.upgrade(empty.url)
+
+    assert empty.tables() == TABLES | {"alembic_version"}
+    assert migrations.current(engine) == migrations.head()
+    before = empty.rows(CATALOGUE)
+    migrations.upgrade(empty.url)
+    assert empty.rows(CATALOGUE) == before
+
+
+def test_alembic_sees_no_difference_between_models_and_migrations(empty: Database) -> None:
+    """Autogenerate has nothing to write."""
+    migrations.upgrade(empty.url)
+
+    with empty.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True, "compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_every_rule_of_the_models_is_in_the_database(empty: Database) -> None:
+    """CHECK constraints, which autogenerate does not compare, by name."""
+    migrations.upgrade(empty.url)
+
+    models = {
+        (table.name, str(constraint.name))
+        for table in metadata.sorted_tables
+        for constraint in table.constraints
+        if isinstance(constraint, CheckConstraint)
+    }
+    database = set(
+        empty.rows(
+            """SELECT conrelid::regclass::text, conname FROM pg_constraint
+               WHERE contype = 'c' AND connamespace = 'public'::regnamespace"""
+        )
+    )
+    assert database == models
+    assert len(models) > 5
+
+
+def test_models_and_migrations_make_the_same_catalogue(empty: Database) -> None:
+    """Columns, defaults, constraints and indexes, name by name and word by word."""
+    migrations.upgrade(empty.url)
+    by_migrations = empty.rows(CATALOGUE)
+    migrations.downgrade(empty.url, "base")
+
+    metadata.create_all(empty.engine)
+
+    assert empty.rows(CATALOGUE) == by_migrations
+
+
+def test_one_step_down_and_up_keeps_the_tables_that_stay(migrated: Database) -> None:
+    """Only what that step made is gone; up again, it is there and empty."""
+    before = migrated.content()
+
+    migrations.downgrade(migrated.url)
+    assert migrated.content() == {table: rows for table, rows in before.items() if table != "event_outbox"}
+    migrations.upgrade(migrated.url)
+
+    assert migrated.content() == before | {"event_outbox": []}
+
+
+def test_down_to_nothing_and_up_keeps_what_is_not_ours(migrated: Database) -> None:
+    """A host application's table in the same database is none of our business."""
+    migrated.run("CREATE TABLE theirs (id int)", "INSERT INTO theirs VALUES (1), (2)")
+
+    migrations.downgrade(migrated.url, "base")
+
+    assert migrated.tables() == {"theirs", "alembic_version"}
+    migrations.upgrade(migrated.url)
+    assert migrated.rows("SELECT id FROM theirs ORDER BY id") == [(1,), (2,)]
+    assert migrated.content() == {table: [] for table in TABLES}
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002", "0003"])
+def test_each_revision_goes_down_and_up_again(empty: Database, revision: str) -> None:
+    """What a step makes is what the step back takes away."""
+    migrations.upgrade(empty.url, revision)
+    made = empty.rows(CATALOGUE)
+
+    migrations.downgrade(empty.url)
+    migrations.upgrade(empty.url, revision)
+
+    assert empty.rows(CATALOGUE) == made
+
+
+def test_migrators_at_once_do_no_harm(empty: Database) -> None:
+    """Every process of a new release may migrate: one does, the others wait for it and find it done."""
+    command = [sys.executable, "-c", "from worker.db import migrations; migrations.upgrade()"]
+    environment = os.environ | {"DATABASE_URL": empty.url}
+
+    # Processes, because Alembic's context is one per process.
+    with empty.holding("SELECT pg_advisory_xact_lock(hashtext('redirect-worker migrate'))"):
+        migrators = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+        eventually(lambda: empty.rows(WAITING_MIGRATORS) == [(2,)], within=60)
+    errors = [migrator.communicate(timeout=60)[1].decode() for migrator in migrators]
+
+    assert [migrator.returncode for migrator in migrators] == [0, 0], errors
+    assert empty.tables() == TABLES | {"alembic_version"}
+    assert empty.rows("SELECT version_num FROM alembic_version") == [(migrations.head(),)]
+
+
+def test_a_migration_that_is_blocked_gives_up(migrated: Database) -> None:
+    """It fails by its lock timeout instead of making everybody wait behind it, changes nothing, and works later."""
+    before = migrated.content()
+
+    with migrated.holding("SELECT FROM event_outbox"), pytest.raises(OperationalError, match="lock timeout"):
+        migrations.downgrade(migrated.url)
+
+    assert migrated.content() == before
+    migrations.downgrade(migrated.url)
+    assert "event_outbox" not in migrated.tables()
+
+
+def test_a_migration_that_fails_leaves_nothing(empty: Database) -> None:
+    """One transaction for all steps: half a schema is never seen."""
+    empty.run("CREATE TABLE event_outbox (id int)")
+
+    with pytest.raises(Exception, match="already exists"):
+        migrations.upgrade(empty.url)
+
+    assert empty.tables() == {"event_outbox"}

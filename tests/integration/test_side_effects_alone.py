@@ -1,0 +1,61 @@
+"""One writer per kind, by a lock that PostgreSQL frees the moment its holder is gone."""
+
+import pytest
+from sqlalchemy import Connection, text
+
+from tests.service import Service
+from worker.db import side_effects
+from worker.db.session import make_engine
+from worker.errors import Transient
+
+
+def backend(connection: Connection) -> int:
+    identity: int = connection.scalar(text("SELECT pg_backend_pid()"))
+    return identity
+
+
+def test_invariant_5_a_kind_has_one_writer_and_no_kind_waits_for_another(service: Service) -> None:
+    """The second is told at once that the kind is taken; another kind is free; after the first it is free again."""
+    with side_effects.alone(service.engine, "cache") as first:
+        assert first is not None
+        with (
+            side_effects.alone(service.engine, "cache") as second,
+            side_effects.alone(service.engine, "record") as other,
+        ):
+            assert second is None
+            assert other is not None
+    with side_effects.alone(service.engine, "cache") as again:
+        assert again is not None
+
+
+def test_invariant_4_a_writer_that_fails_frees_its_kind(service: Service) -> None:
+    """Whatever it dies of, also within a transaction, its pooled connection takes the lock nowhere."""
+    engine = make_engine(service.database_url)
+
+    for _ in range(3):
+        with pytest.raises(SystemExit), side_effects.alone(engine, "cache") as connection:
+            assert connection is not None
+            connection.execute(text("SELECT 1"))
+            raise SystemExit
+
+    with side_effects.alone(service.engine, "cache") as other:
+        assert other is not None
+    engine.dispose()
+
+
+def test_invariant_4_a_kind_is_free_when_its_holders_connection_dies(service: Service) -> None:
+    """PostgreSQL frees it, no lease runs out; the holder is told when it next asks for anything."""
+    engine = make_engine(service.database_url)
+
+    with pytest.raises(Transient), side_effects.alone(engine, "cache") as holder:
+        assert holder is not None
+        pid = backend(holder)
+        holder.commit()
+        assert service.rows("SELECT pg_terminate_backend(:pid, 5000) AS gone", pid=pid) == [{"gone": True}]
+        with side_effects.alone(service.engine, "cache") as next_holder:
+            assert next_holder is not None
+            holder.execute(text("SELECT 1"))
+
+    with side_effects.alone(engine, "cache") as again:
+        assert again is not None
+    engine.dispose()

@@ -1,0 +1,52 @@
+"""What kills or hangs the process that touches it: loaded into a worker by tests (`--include tests.killers`)."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from celery.signals import task_prerun
+
+from worker.db.ledger import Accepted, Ledger
+from worker.db.records import BundledRecords
+from worker.redirects import State
+
+DEADLY = "killer"
+STUCK = "sleeper"
+BUGGY = "buggy"
+
+
+class Store(BundledRecords):
+    """The bundled records, but a conversation whose id begins with "killer" is the end of the process."""
+
+    def save(self, states: Sequence[State]) -> Mapping[str, Exception]:
+        if any(state.conversation_id.startswith(DEADLY) for state in states):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().save(states)
+
+
+def _event_ids(events: Sequence[object]) -> list[str]:
+    return [str(event["event_id"]) for event in events if isinstance(event, dict)]
+
+
+@task_prerun.connect
+def _before_each_task(args: Any, **_: Any) -> None:
+    """What an event does is in its event_id; each meeting is told in the worker's log."""
+    for event_id in _event_ids(args):
+        os.write(sys.stderr.fileno(), f"met {event_id}\n".encode())
+        if event_id.startswith(DEADLY):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if event_id.startswith(STUCK):
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # deaf to the soft time limit
+            threading.Event().wait()
+
+
+def _buggy(self: Ledger, raws: Sequence[object]) -> Accepted:
+    if any(event_id.startswith(BUGGY) for event_id in _event_ids(raws)):
+        raise ZeroDivisionError("a bug of ours")
+    return _accept(self, raws)
+
+
+_accept, Ledger.accept = Ledger.accept, _buggy  # type: ignore[method-assign]
