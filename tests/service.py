@@ -1,4 +1,4 @@
-"""The service under test, as its users meet it: real worker processes, an outside producer, and the four places to look."""
+"""The service under test, as its users meet it: real processes, an outside producer, and four places to look."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from typing import Any
 
 from celery import Celery
 from redis import Redis
-from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy import Engine, NullPool, text
 
-from worker.db.session import psycopg2_url
+from worker.db.session import make_engine
 
 WORKER = ("worker", "--without-gossip", "--without-mingle")
 BEAT = ("beat",)
@@ -109,7 +109,7 @@ class Service:
 
     @cached_property
     def engine(self) -> Engine:
-        return create_engine(psycopg2_url(self.database_url), poolclass=NullPool)
+        return make_engine(self.database_url, poolclass=NullPool)
 
     @cached_property
     def cache(self) -> Redis:

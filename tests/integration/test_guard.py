@@ -1,5 +1,6 @@
 """Invariant 6 at the broker: no message kills, livelocks or loops a worker, and none is lost."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from tests.conftest import make_service
 from tests.eventually import eventually
-from tests.poison import Case, event, identity
+from tests.poison import Case, event, identity, message
 from tests.poison_cases import cases
 from tests.poison_fuzz import TOKEN, mutants
 from tests.service import Process, Service
@@ -78,6 +79,21 @@ def _unlike(case: Case, kept: dict[str, list[dict[str, str]]], done: set[str]) -
         return f"kept {len(rows)} times"
     told = {(row["code"], row["source"], case.says in row["error"], len(row["error"]) < 1100) for row in rows}
     return None if told == {(case.code, case.queue, True, True)} else f"{told}: {rows[0]['error'][:200]}"
+
+
+def test_invariant_6_garbage_on_the_control_channel(guarded: Guarded) -> None:
+    """What anybody publishes there is dropped when it is no control message; Flower goes on being answered."""
+    broken = [{"properties": 5}, {"properties": {"delivery_tag": "x"}}, {"headers": [1]}, 5, [1], "x", {}]
+    garbage = [b"garbage", b"\xff", b"[" * 100_000, message("no control message"), *map(as_json, broken)]
+    for item in garbage:
+        assert guarded.service.broker.publish("/0.celery.pidbox", item) == 1
+
+    eventually(guarded.service.producer.control.ping)
+    assert guarded.serves("behind the garbage")
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value).encode()
 
 
 def test_invariant_6_fuzz(guarded: Guarded) -> None:
