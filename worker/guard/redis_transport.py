@@ -9,6 +9,7 @@ import binascii
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from queue import Empty
 from typing import Any
 from uuid import uuid4
 
@@ -37,15 +38,18 @@ class Channel(redis.Channel):
         # kombu 5.7: when the broker goes away under unacknowledged messages, Celery collects the connection and then
         # closes it, and the close wants to restore them through a connection that has no address any more. That
         # AttributeError ended the worker; a connection error is what its caller expects and ignores.
-        if self.connection.client is None:
+        if getattr(self.connection, "client", None) is None:
             raise Unreachable("the connection to the broker is closed")
         return super()._connparams(asynchronous=asynchronous)
 
     def _receive_one(self, client: Any) -> Any:
+        """One message of the control channel (Flower, `celery control`), which anybody can publish on."""
+        lost = [kind for kind in self.connection_errors if kind is not KeyError]
         try:
             return super()._receive_one(client)
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
-            # Control messages (Flower, `celery control`) are answered or forgotten: nobody counts on them.
+        except (*lost, Empty):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it: it is no event, and nobody counts on it
             log.warning("a control message that cannot be read", action="control_dropped", error=repr(error))
             return None
 
