@@ -131,7 +131,7 @@ def test_invariant_1_and_4_postgresql_restarted_under_load(own_database: tuple[S
     stop, sent = threading.Event(), itertools.count(1)
 
     def load() -> None:
-        while not stop.wait(0.01):
+        while not stop.wait(0.05):
             number = next(sent)
             service.send(event(number, f"conversation-{number % 10}", ("billing", "ai")[number // 10 % 2]))
 
@@ -141,10 +141,10 @@ def test_invariant_1_and_4_postgresql_restarted_under_load(own_database: tuple[S
         try:
             for _ in range(2):
                 seen = len(service.redirects())
-                eventually(partial(_more_than, service, seen + 50), within=30)
+                eventually(partial(_more_than, service, seen + 30), within=30)
                 embedded.stop(home, ["postgres"])
                 embedded.start(home, ["postgres"])
-            eventually(lambda: len(service.redirects()) > 200, within=30)
+            eventually(lambda: len(service.redirects()) > 100, within=40)
         finally:
             stop.set()
             producer.join()

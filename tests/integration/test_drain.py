@@ -76,6 +76,22 @@ def test_a_conversation_without_a_state_holds_nobody_up(known: Service) -> None:
     assert left(known) == []
 
 
+def test_what_is_written_later_is_no_longer_dead(known: Service) -> None:
+    """A conversation whose copy shows the present state again needs nobody's look; other dead, other kinds stay."""
+    for dead in (["a"], ["b", "c"], ["d"]):
+        file_effect(known, *dead, state="dead", last_error="for good")
+    file_effect(known, "a", kind="record", state="dead", last_error="for good")
+    file_effect(known, "a", "b")
+
+    Copies().drain(known)
+
+    assert [(row["kind"], row["conversation_ids"]) for row in known.effects()] == [
+        ("cache", ["c"]),
+        ("cache", ["d"]),
+        ("record", ["a"]),
+    ]
+
+
 def test_a_part_that_fails_stays_behind_alone(known: Service) -> None:
     """The row shrinks to what failed, the dead are apart from the waiting, and the soonest retry is told."""
     file_effect(known, *ALL)
@@ -142,7 +158,7 @@ def test_a_parked_row_asks_for_no_quick_retry(known: Service) -> None:
 
     settled = Copies(answer=raises(Transient("away"))).drain(known)
 
-    assert settled.retry_in is None
+    assert settled == Settled(parked=1)
     assert left(known) == [(["a"], "waiting", 5, "Transient: away")]
 
 
@@ -160,6 +176,7 @@ def test_the_last_failure_is_dead_or_done(known: Service, kind: str, remains: bo
 
     assert left(known) == ([(["a"], "dead", attempts, "Transient: away")] if remains else [])
     assert [len(before_last.dead), len(last.dead)] == [0, int(remains)]
+    assert [before_last.given_up, last.given_up] == [0, int(not remains)]
     assert len(copies.calls) == 2
 
 

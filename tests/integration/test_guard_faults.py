@@ -116,7 +116,8 @@ def test_invariant_5_and_6_a_copy_that_kills_its_process_ends_dead(haunted: tupl
     eventually(lambda: hurried(service) and [row["state"] for row in service.effects()] == ["dead"], within=30)
 
     (dead,) = service.effects()
-    assert (dead["kind"], dead["conversation_ids"], dead["last_error"]) == ("record", ["killer-conversation"], LOST)
+    assert (dead["kind"], dead["conversation_ids"]) == ("record", ["killer-conversation"])
+    assert LOST in dead["last_error"]
     assert worker.running
 
 

@@ -152,6 +152,20 @@ def test_crashed_rows_halve_until_the_killer_stands_alone(service: Service, conn
     assert {effect["last_error"] for effect in service.effects()} == {LOST}
 
 
+def test_the_other_half_of_a_crashed_row_does_not_wait_longer(service: Service, connection: Connection) -> None:
+    """It is due at once and as often tried as before: the attempt that now begins is not its own."""
+    file_effect(service, *"abcd", failures=3)
+    claim(connection)
+    make_due(service)
+
+    (first,) = claim(connection)
+
+    (second,) = (effect for effect in service.effects() if effect["id"] != first.id)
+    assert (first.conversation_ids, first.failures) == (["a", "b"], 5)
+    assert (second["conversation_ids"], second["failures"], second["last_error"]) == (["c", "d"], 4, LOST)
+    assert side_effects.due(service.engine, ["cache"]) == ["cache"]
+
+
 # Settling.
 
 
