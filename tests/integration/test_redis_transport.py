@@ -13,5 +13,5 @@ def test_a_channel_of_a_collected_connection_says_that_the_connection_is_gone(se
     connection.collect()
 
     with pytest.raises(Unreachable):
-        channel._connparams()
+        channel._connparams()  # type: ignore[attr-defined]
     assert issubclass(Unreachable, connection.connection_errors)
