@@ -38,8 +38,10 @@ def configure(log_format: str = "auto") -> None:
 
 
 def _formatter(text: bool) -> structlog.stdlib.ProcessorFormatter:
+    # The default draws each frame's variables where `rich` is installed: reasons and metadata, the words of customers.
+    plain = structlog.dev.plain_traceback
     last: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
         if text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
     )

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,6 +17,8 @@ from honcho.environ import parse_procfile
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds from SIGTERM to SIGKILL. What is killed then is not lost: an unfinished task is delivered again.
 PATIENCE = 15.0
+# Seconds for what they printed last to be handed on; all of it is there already.
+LAST_WORDS = 2.0
 
 
 def procfile() -> dict[str, str]:
@@ -45,7 +47,8 @@ class Crew:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._threads: list[threading.Thread] = []
+        self._readers: list[threading.Thread] = []
+        self._watchers: list[threading.Thread] = []
         self._news: SimpleQueue[tuple[str, int | None]] = SimpleQueue()
 
     def start(self, name: str, command: str, environment: Mapping[str, str]) -> None:
@@ -61,9 +64,9 @@ class Crew:
             start_new_session=True,
         )
         self._running[name] = process
-        for target in (self._hand_on, self._watch):
-            self._threads.append(threading.Thread(target=target, args=(name, process), daemon=True))
-            self._threads[-1].start()
+        for target, threads in ((self._hand_on, self._readers), (self._watch, self._watchers)):
+            threads.append(threading.Thread(target=target, args=(name, process), daemon=True))
+            threads[-1].start()
 
     def pids(self) -> dict[str, int]:
         """Process type -> pid of everything that was started and not collected yet."""
@@ -89,12 +92,11 @@ class Crew:
         # Only the main process: Celery's ends its children itself, after their tasks.
         for process in self._running.values():
             os.kill(process.pid, signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        _join(self._watchers, PATIENCE)
         ended = list(self._running)
         for name in ended:
             self._collect(name)
+        _join(self._readers, LAST_WORDS)
         return ended
 
     def _collect(self, name: str) -> None:
@@ -118,6 +120,12 @@ class Crew:
             assert ended
             code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
             self._news.put((name, code))
+
+
+def _join(threads: Iterable[threading.Thread], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def free_port(wanted: int) -> int:

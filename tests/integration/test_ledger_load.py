@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy import event as sqlalchemy_event
 
+from tests.eventually import eventually
 from tests.integration.ledgers import event, execute, gaps, ledger_of
 from tests.service import Service
 from worker.db.ledger import Ledger
@@ -18,7 +19,14 @@ from worker.db.session import make_engine
 from worker.errors import Transient
 
 DESTINATIONS = ("ai", "billing")
-ROUNDS = 30
+ROUNDS = 15
+HOLD_KNOWN = "SELECT FROM conversation_states WHERE conversation_id = 'm' FOR UPDATE"
+HOLD_NEW = """
+    INSERT INTO conversation_states (conversation_id, status, ai_enabled, destination, version, occurred_at, event_id)
+    VALUES ('m', 'active', true, 'ai', 0, 'epoch', '')"""
+BLOCKED = """
+    SELECT count(*) AS blocked FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'"""
 
 
 @pytest.fixture
@@ -124,6 +132,29 @@ def test_invariant_3_overlapping_batches_in_opposite_order_never_deadlock(servic
     assert gaps(service) == []
     moved = service.rows("SELECT sum(version) AS versions FROM conversation_states WHERE conversation_id LIKE 'new-%'")
     assert moved == [{"versions": 2 * 40 * ROUNDS}]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "new"])
+def test_invariant_3_batches_lock_in_one_order_however_they_are_listed(service: Service, known: bool) -> None:
+    """Two opposite batches pile up behind the conversation in the middle; when it is free, both go through."""
+    engine = make_engine(service.database_url)
+    ledger = replace(ledger_of(service), engine=engine)
+    names = ["a", "m", "z"]
+    if known:
+        ledger.accept([event(f"e-{name}", conversation_id=name) for name in names])
+    batches = [
+        [event(f"{n}-{name}", "ai", conversation_id=name) for name in names[::step]] for n, step in enumerate((1, -1))
+    ]
+
+    with ThreadPoolExecutor(2) as pool, service.engine.connect() as holder:
+        holder.execute(text(HOLD_KNOWN if known else HOLD_NEW))
+        done = [pool.submit(ledger.accept, batch) for batch in batches]
+        eventually(lambda: service.rows(BLOCKED) == [{"blocked": 2}])
+        holder.rollback()
+    engine.dispose()
+
+    assert [future.exception() for future in done] == [None, None]
+    assert gaps(service) == []
 
 
 def test_invariant_2_the_same_events_at_once_are_applied_once(service: Service) -> None:

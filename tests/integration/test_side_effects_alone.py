@@ -6,7 +6,7 @@ from sqlalchemy import Connection, text
 from tests.service import Service
 from worker.db import side_effects
 from worker.db.session import make_engine
-from worker.errors import Transient
+from worker.errors import Permanent, Transient
 
 
 def backend(connection: Connection) -> int:
@@ -37,6 +37,19 @@ def test_invariant_4_a_writer_that_fails_frees_its_kind(service: Service) -> Non
             assert connection is not None
             connection.execute(text("SELECT 1"))
             raise SystemExit
+
+    with side_effects.alone(service.engine, "cache") as other:
+        assert other is not None
+    engine.dispose()
+
+
+def test_a_writer_whose_statement_fails_is_told_of_that_and_frees_its_kind(service: Service) -> None:
+    """The error that ended the work is the one that is raised, not one of the clearing up."""
+    engine = make_engine(service.database_url)
+
+    with pytest.raises(Permanent, match="division by zero"), side_effects.alone(engine, "cache") as connection:
+        assert connection is not None
+        connection.execute(text("SELECT 1 / 0"))
 
     with side_effects.alone(service.engine, "cache") as other:
         assert other is not None

@@ -74,8 +74,16 @@ def test_a_url_that_is_set_wins_over_the_embedded_server(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize(
     "noted",
-    [None, "", "half a fi", "{}", '{"postgres": {"url": "x", "pid": null}}', '{"cache": {"url": "x", "pid": 1}}'],
-    ids=["no file", "empty", "broken", "no server", "stopped", "another server"],
+    [
+        None,
+        "",
+        "half a fi",
+        "{}",
+        '{"postgres": {"url": "x", "pid": null}}',
+        '{"cache": {"url": "x", "pid": 1}}',
+        pytest.param("[]", marks=pytest.mark.xfail(reason="AttributeError: 'list' object has no attribute 'get'")),
+    ],
+    ids=["no file", "empty", "broken", "no server", "stopped", "another server", "no object"],
 )
 def test_without_a_url_the_error_says_what_to_set(noted: str | None, tmp_path: Path) -> None:
     """It names the variable, the home that was searched, and the command that starts everything."""
@@ -131,6 +139,7 @@ def test_times_that_nest_by_a_hair_are_accepted(monkeypatch: pytest.MonkeyPatch)
         ("REDIRECT_CACHE_TTL", "0"),
         ("REDIRECT_MAX_CLOCK_SKEW", "-1"),
         ("REDIRECT_MAX_CLOCK_SKEW", "nan"),
+        pytest.param("REDIRECT_MAX_CLOCK_SKEW", "inf", marks=pytest.mark.xfail(reason="no upper bound: OverflowError")),
         ("REDIRECT_SWEEP_INTERVAL", "0"),
         ("REDIRECT_CONCURRENCY", "0"),
         ("REDIRECT_HISTORY_DAYS", "0"),

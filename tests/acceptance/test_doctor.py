@@ -1,0 +1,90 @@
+"""doctor: everything that the service stands on, and what is wrong with it."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.acceptance.typed import NOBODY, Done, Typed
+from tests.conftest import make_service
+from tests.integration.ledgers import execute, file_effect
+from tests.service import Service
+
+
+@pytest.fixture(scope="module")
+def typed(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
+    """Types commands against servers of somebody, where no process of ours runs."""
+    with Typed(make_service(servers, tmp_path_factory.mktemp("typed"))) as typed:
+        yield typed
+
+
+@pytest.fixture(scope="module")
+def service(typed: Typed) -> Service:
+    """Where to look."""
+    return typed.service
+
+
+def findings(done: Done) -> dict[str, Any]:
+    assert done.stderr == ""
+    return {each["name"]: each for each in json.loads(done.stdout)}
+
+
+def bad(done: Done) -> set[str]:
+    assert done.returncode == 1
+    return {name for name, each in findings(done).items() if not each["ok"]}
+
+
+def test_doctor_finds_nothing_wrong(typed: Typed, healthy: None) -> None:
+    """Exit code 0; a line for each check, and the same as JSON."""
+    done = typed("doctor")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("ok  ")]
+    assert len(lines) == len(done.stdout.splitlines()) == 12
+
+    in_json = typed("doctor", "--json")
+    assert in_json.returncode == 0
+    assert all(each["ok"] for each in findings(in_json).values())
+
+
+@pytest.fixture
+def healthy(service: Service) -> Iterator[None]:
+    """Given that nothing is behind; what a test files, goes with it."""
+    execute(service, "DELETE FROM side_effects")
+    yield
+    execute(service, "DELETE FROM side_effects")
+
+
+def test_doctor_tells_what_is_away(typed: Typed, healthy: None) -> None:
+    """Each server that does not answer is a bad finding of its own; the others are still looked at."""
+    database, broker, cache = f"postgresql://u:p@{NOBODY}/db", f"redis://{NOBODY}/0", f"redis://{NOBODY}/1"
+
+    assert bad(typed("doctor", "--json", DATABASE_URL=database)) == {"database"}
+    assert bad(typed("doctor", "--json", BROKER_URL=broker)) == {"broker"}
+    assert bad(typed("doctor", "--json", REDIS_URL=cache)) == {"cache"}
+    everything = typed("doctor", "--json", DATABASE_URL=database, BROKER_URL=broker, REDIS_URL=cache)
+    assert bad(everything) == {"database", "broker", "cache"}
+    assert {each["says"].count("refused") for each in findings(everything).values()} == {1}
+
+
+def test_doctor_tells_that_the_schema_is_missing(typed: Typed, service: Service) -> None:
+    """And what to run."""
+    url = service.database_url.rpartition("/")[0] + "/postgres"
+    done = typed("doctor", "--json", DATABASE_URL=url)
+    assert bad(done) == {"schema"}
+    assert "redirect-worker migrate" in findings(done)["schema"]["says"]
+
+
+def test_doctor_tells_that_broker_and_cache_are_one(typed: Typed, service: Service, healthy: None) -> None:
+    """And that this broker would lose its queue in a restart."""
+    done = typed("doctor", "--json", BROKER_URL=service.redis_url)
+    assert bad(done) == {"broker and cache apart", "broker durability"}
+
+
+def test_doctor_tells_of_dead_and_late_side_effects(typed: Typed, service: Service, healthy: None) -> None:
+    """A dead one needs a person; one that is due for a minute needs a worker."""
+    file_effect(service, "c1", state="dead", last_error="Permanent: no such conversation")
+    assert bad(typed("doctor", "--json")) == {"dead side effects"}
+    file_effect(service, "c1", kind="record")
+    execute(service, "UPDATE side_effects SET due_at = now() - interval '1 minute'")
+    assert bad(typed("doctor", "--json")) == {"dead side effects", "oldest due side effect"}
