@@ -27,7 +27,7 @@ up: setup  ## stay up: worker, beat, gateway and Flower (Ctrl-C stops everything
 	@$(BIN)/redirect-worker up
 
 test: setup  ## the whole test suite, on real servers that it starts itself
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile
 
 check: setup  ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .

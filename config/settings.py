@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     destinations: Annotated[dict[str, str], NoDecode] = DESTINATIONS
     record_store: str = "worker.db.records:BundledRecords"
     cache_ttl: int = Field(86_400, gt=0)
-    max_clock_skew: float = Field(300, ge=0)
+    max_clock_skew: float = Field(300, ge=0, allow_inf_nan=False)
     history_days: int = Field(90, gt=0)
 
     sweep_interval: float = Field(2, gt=0)
@@ -91,11 +91,10 @@ class Settings(BaseSettings):
     def _embedded_url(self, field: str) -> str | None:
         """What worker/embedded.py noted when it started the servers."""
         try:
-            servers = json.loads((self.home / "servers.json").read_text())
-        except (OSError, ValueError):
+            server = json.loads((self.home / "servers.json").read_text())[EMBEDDED[field]]
+            return str(server["url"]) if server["pid"] else None
+        except (OSError, ValueError, LookupError, TypeError):
             return None
-        server = servers.get(EMBEDDED[field], {})
-        return server.get("url") if server.get("pid") else None
 
 
 @lru_cache(maxsize=1)

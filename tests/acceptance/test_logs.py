@@ -1,8 +1,11 @@
 """A redirect in the logs: who looks for one event_id reads what happened, and nothing that a customer wrote."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from tests.conftest import fresh_database, make_service
 from tests.eventually import eventually
 from tests.integration.ledgers import event
 from tests.service import Process, Service
+from worker import stack
 from worker.tasks.cache import key
 
 WITHIN = 30.0
@@ -120,7 +124,7 @@ def test_no_line_holds_what_a_customer_wrote(service: Service, worker: Process) 
 
 
 def test_text_on_request(servers: dict[str, str], service: Service) -> None:
-    """Sentences for people; an error's traceback is its code lines, without the variables in it."""
+    """Sentences and keys, for people."""
     # The other worker of this module must not take part.
     apart = service.broker_url.removesuffix("/0") + "/1"
     service = replace(service, database_url=fresh_database(servers["postgres"]), broker_url=apart)
@@ -136,5 +140,32 @@ def test_text_on_request(servers: dict[str, str], service: Service) -> None:
     (applied,) = [line for line in text.splitlines() if "redirect applied" in line and "event_id=text-1" in line]
     assert "[info" in applied and "conversation_id=in-text" in applied
     assert "[error" in text
-    assert "locals" not in text
     assert REASON not in text and WORDS not in text
+
+
+BUG = f"""
+import structlog
+from config.logging import configure
+configure("text")
+def fails(event):
+    raise ValueError("a bug")
+try:
+    fails(dict(reason=" ".join({REASON.split()!r})))
+except ValueError:
+    structlog.get_logger().exception("it broke")
+"""
+
+
+def test_a_traceback_in_text_shows_no_variables(tmp_path: Path) -> None:
+    """Its lines of code and the error; what was in the variables is what customers wrote."""
+    (tmp_path / "bug.py").write_text(BUG)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "bug.py"],
+        env={"PYTHONPATH": str(stack.ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=WITHIN,
+    )
+    assert "it broke" in done.stderr and "ValueError: a bug" in done.stderr
+    assert REASON not in done.stderr

@@ -81,7 +81,7 @@ def test_a_url_that_is_set_wins_over_the_embedded_server(monkeypatch: pytest.Mon
         "{}",
         '{"postgres": {"url": "x", "pid": null}}',
         '{"cache": {"url": "x", "pid": 1}}',
-        pytest.param("[]", marks=pytest.mark.xfail(reason="AttributeError: 'list' object has no attribute 'get'")),
+        "[]",
     ],
     ids=["no file", "empty", "broken", "no server", "stopped", "another server", "no object"],
 )
@@ -139,7 +139,7 @@ def test_times_that_nest_by_a_hair_are_accepted(monkeypatch: pytest.MonkeyPatch)
         ("REDIRECT_CACHE_TTL", "0"),
         ("REDIRECT_MAX_CLOCK_SKEW", "-1"),
         ("REDIRECT_MAX_CLOCK_SKEW", "nan"),
-        pytest.param("REDIRECT_MAX_CLOCK_SKEW", "inf", marks=pytest.mark.xfail(reason="no upper bound: OverflowError")),
+        ("REDIRECT_MAX_CLOCK_SKEW", "inf"),
         ("REDIRECT_SWEEP_INTERVAL", "0"),
         ("REDIRECT_CONCURRENCY", "0"),
         ("REDIRECT_HISTORY_DAYS", "0"),
