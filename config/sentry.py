@@ -23,7 +23,7 @@ LONGEST = 300
 
 
 def start(process: str) -> None:
-    """Initialise Sentry for a process kind (`worker`, `beat`, `web`, `flower`). Before a fork, or children stay mute."""
+    """Initialise Sentry for a process kind (`worker`, `beat`, `web`, `flower`), before a fork: children inherit it."""
     dsn = settings().sentry_dsn
     if not dsn:
         return

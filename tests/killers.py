@@ -16,6 +16,9 @@ from worker.redirects import State
 DEADLY = "killer"
 STUCK = "sleeper"
 BUGGY = "buggy"
+GREEDY = "greedy"
+SLOW = "slow"
+PACE = 0.35  # seconds for each slow event
 
 
 class Store(BundledRecords):
@@ -43,10 +46,13 @@ def _before_each_task(args: Any, **_: Any) -> None:
             threading.Event().wait()
 
 
-def _buggy(self: Ledger, raws: Sequence[object]) -> Accepted:
+def _haunted(self: Ledger, raws: Sequence[object]) -> Accepted:
     if any(event_id.startswith(BUGGY) for event_id in _event_ids(raws)):
         raise ZeroDivisionError("a bug of ours")
+    if any(event_id.startswith(GREEDY) for event_id in _event_ids(raws)):
+        raise MemoryError
+    threading.Event().wait(PACE * sum(event_id.startswith(SLOW) for event_id in _event_ids(raws)))
     return _accept(self, raws)
 
 
-_accept, Ledger.accept = Ledger.accept, _buggy  # type: ignore[method-assign]
+_accept, Ledger.accept = Ledger.accept, _haunted  # type: ignore[method-assign]

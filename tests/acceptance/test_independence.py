@@ -76,6 +76,8 @@ def moody(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     """A service whose records are kept by a host application that a test can break."""
     folder = tmp_path_factory.mktemp("moody")
     service = make_service(servers, folder)
+    # Its worker lives as long as this module: it must not take the messages of the other tests.
+    service.broker_url = service.broker_url.removesuffix("/0") + "/1"
     record_stores.mood(folder / "mood")
     service.extra = {
         "REDIRECT_RECORD_STORE": record_stores.NAME,

@@ -11,13 +11,13 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from queue import Empty
 from typing import Any
-from uuid import uuid4
 
 import structlog
 from kombu.transport import redis
 from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as Unreachable
 
+from worker.guard.delivery import QoS, delivered
 from worker.guard.parking import LIST_ITEM
 from worker.guard.shape import DEEPEST, too_deep
 
@@ -30,6 +30,8 @@ LARGEST = 32 * 1024 * 1024
 
 class Channel(redis.Channel):
     """kombu's channel with a check between Redis and kombu's decoder."""
+
+    QoS = QoS
 
     def _get_client(self) -> Any:
         return _checked(super()._get_client())
@@ -60,23 +62,8 @@ class Transport(redis.Transport):
     Channel = Channel
 
     def _deliver(self, message: Any, queue: Any) -> None:
-        message["properties"] = _delivered(message["properties"], queue)
+        message["properties"] = delivered(message["properties"], queue)
         super()._deliver(message, queue)
-
-
-def _delivered(properties: Mapping[str, Any], queue: str) -> dict[str, Any]:
-    """The properties, those of the delivery our own.
-
-    A tag that two messages share acknowledges both with the first; a message that is put back (its worker was killed)
-    goes where its delivery_info says, and nowhere if no such exchange is known: both lose it.
-    """
-    kept = {name: value for name, value in properties.items() if isinstance(value, str | int)}
-    info = properties.get("delivery_info")
-    redelivered = isinstance(info, Mapping) and info.get("redelivered") is True
-    return kept | {
-        "delivery_tag": str(uuid4()),
-        "delivery_info": {"exchange": "", "routing_key": queue, "redelivered": redelivered},
-    }
 
 
 def _checked(client_class: Any) -> Any:

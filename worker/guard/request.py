@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 from billiard.einfo import ExceptionWithTraceback
-from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request
 from celery.worker.state import task_ready
@@ -17,8 +17,9 @@ log = structlog.get_logger(__name__)
 
 # The task, or an operator, has said what becomes of the message.
 _ANSWERED = (Reject, Ignore, Retry, Terminated)
-# The process is gone: maybe it was the event, maybe the machine. So it is tried again, 1 + max_retries times in all.
-_LOST = (WorkerLostError, TimeLimitExceeded, SystemExit, KeyboardInterrupt)
+# The process, its time or its memory is gone: maybe it was the event, maybe the machine. So it is tried 1 + max_retries
+# times.
+_LOST = (WorkerLostError, TimeLimitExceeded, SoftTimeLimitExceeded, MemoryError, SystemExit, KeyboardInterrupt)
 
 
 class KeptRequest(Request):
@@ -52,6 +53,8 @@ class KeptRequest(Request):
             return self._send_again(self._halves(), error, retries=0)
         if isinstance(error, _LOST) and self._context.retries < self.task.max_retries:
             return self._send_again([self.events], error, retries=self._context.retries + 1)
+        if isinstance(error, MemoryError):  # Celery would raise it again, in the main process
+            return self._park(_reason(error), self.acknowledge)
         return self._park(_reason(error), lambda: answer(exc_info, send_failed_event, return_ok))
 
     def reject(self, requeue: bool = False) -> None:
@@ -93,5 +96,5 @@ class KeptRequest(Request):
 
 def _reason(error: BaseException) -> tuple[str, str]:
     if isinstance(error, _LOST):
-        return "worker_lost", "applying it killed its process or overran its time limit, each time it was tried"
+        return "worker_lost", "applying it killed its process or overran its time or memory, each time it was tried"
     return "failed", f"applying it failed: {type(error).__name__}: {error}"

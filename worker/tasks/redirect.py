@@ -77,7 +77,10 @@ def _ring(accepted: Accepted) -> None:
         kinds = side_effects.unheard(engine(), tuple(POLICIES), accepted.filed, settings().sweep_interval)
     except Transient:
         kinds = list(POLICIES)
-    ring(kinds, next(outcome.event_id for outcome in accepted.outcomes if outcome.outcome != "rejected"))
+    try:
+        ring(kinds, next(outcome.event_id for outcome in accepted.outcomes if outcome.outcome != "rejected"))
+    except Exception as error:  # noqa: BLE001 - the commit stands: whatever the broker says, the sweep rings
+        log.warning("the broker refuses: left to the sweep", action="ring_dropped", error=str(error))
 
 
 def _announce(raws: Sequence[object]) -> None:
