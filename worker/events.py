@@ -100,7 +100,7 @@ def parse(raw: object, destinations: Collection[str]) -> Event:
 
     Raises Rejected with code `malformed`, `too_large` or `unknown_destination`.
     """
-    fields = _decode(raw) if isinstance(raw, str | bytes | bytearray) else raw
+    fields = _decoded(raw) if isinstance(raw, str | bytes | bytearray) else raw
     if not isinstance(fields, dict):
         raise Rejected("malformed", f"an event should be a JSON object, not {_json_type(fields)}")
     if not isinstance(raw, str | bytes | bytearray):
@@ -123,17 +123,26 @@ def encode(raw: object) -> bytes:
         raise Rejected("malformed", f"should be JSON: {_cause(error)}") from None
 
 
-def _decode(raw: str | bytes | bytearray) -> object:
-    _check_size(len(raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw))
+def decode(raw: str | bytes | bytearray) -> object:
+    """The JSON value in `raw`; raises Rejected `malformed` for what is no JSON."""
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise Rejected("malformed", f"should be JSON: {_cause(error)}") from None
 
 
+def too_large(what: str, largest: int, size: int) -> Rejected:
+    return Rejected("too_large", f"{what} should be at most {largest} bytes of JSON, not {size}")
+
+
+def _decoded(raw: str | bytes | bytearray) -> object:
+    _check_size(len(raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw))
+    return decode(raw)
+
+
 def _check_size(size: int) -> None:
     if size > MAX_BYTES:
-        raise Rejected("too_large", f"an event should be at most {MAX_BYTES} bytes of JSON, not {size}")
+        raise too_large("an event", MAX_BYTES, size)
 
 
 def _cause(error: Exception) -> str:
