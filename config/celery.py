@@ -56,8 +56,9 @@ def _delivery(queues: Sequence[str]) -> dict[str, Any]:
 def _limits(settings: Settings) -> dict[str, Any]:
     return {
         "worker_concurrency": settings.concurrency,
-        # One message per process: a slow one never sits on others. Rings are cheap, and redirects come in batches.
-        "worker_prefetch_multiplier": 1,
+        # What waits here is what one run takes together. A slow run sits on no other: whatever process is free next
+        # takes all that wait.
+        "worker_prefetch_multiplier": 100,
         "task_time_limit": settings.task_time_limit,
         "task_soft_time_limit": settings.task_soft_time_limit,
         # Memory that a library leaks is given back now and then.

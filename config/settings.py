@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     max_clock_skew: float = Field(300, ge=0, allow_inf_nan=False)
     history_days: int = Field(90, gt=0)
 
+    # Events in one task: what one transaction and one pipeline carry with ease.
+    batch: int = Field(200, ge=1, le=10_000)
     sweep_interval: float = Field(2, gt=0)
     # One process for each of the three kinds, and one that no broken copy can keep from new redirects.
     concurrency: int = Field(4, ge=1)

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
@@ -58,6 +58,13 @@ def keep(engine: Engine, body: object, code: str, error: str, source: str) -> No
     """Store one rejected event in a transaction of its own. Raises Transient when the database is away."""
     with translated(), engine.begin() as connection:
         insert(connection, row(body, code, error, source))
+
+
+def keep_all(engine: Engine, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store `rows` (of `row`) in one transaction of their own. Raises Transient when the database is away."""
+    with translated(), engine.begin() as connection:
+        for values in rows:
+            insert(connection, values)
 
 
 def insert(connection: Connection, values: Mapping[str, Any]) -> None:

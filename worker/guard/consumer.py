@@ -7,6 +7,7 @@ import structlog
 from celery.worker.consumer import Consumer
 
 from worker.guard.compression import bound_decompression
+from worker.guard.grouping import WaitingRoom
 from worker.guard.parking import LIST_ITEM, REDIRECT, park, queue_of, whole
 from worker.guard.shape import admitted, expired, problem
 
@@ -19,6 +20,9 @@ LARGEST = 16 * 1024 * 1024
 
 class GuardedConsumer(Consumer):
     """Celery's consumer behind a gate: nothing that arrives may kill or loop the worker, and nothing is dropped."""
+
+    # Of worker/guard/grouping.py; there is a new one for each connection.
+    waiting_room: WaitingRoom | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         bound_decompression(LARGEST)
@@ -47,6 +51,11 @@ class GuardedConsumer(Consumer):
                 self._park(message, f"Celery could not take it: {type(error).__name__}: {error}")
 
         return guarded
+
+    def on_close(self) -> None:
+        super().on_close()
+        if self.waiting_room is not None:
+            self.waiting_room.close()
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._park(message, f"the body should be JSON: {exc}")

@@ -35,6 +35,8 @@ class RedirectTask(Task[Any, Any]):
 
     # What fails, hangs or kills its process is tried again, then kept in rejected_events: never acknowledged away.
     Request = "worker.guard.request:KeptRequest"
+    # Those that wait for a process run together, in one transaction.
+    Strategy = "worker.guard.grouping:grouped"
 
 
 @shared_task(base=RedirectTask, name="redirect_conversation")

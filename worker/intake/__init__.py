@@ -1,0 +1,1 @@
+"""The intake: takes events from the JSON queue and the outbox and passes them on, in batches."""
