@@ -9,7 +9,7 @@ from redis import Redis
 from sqlalchemy import Engine, text
 
 from worker.db.session import translated
-from worker.tasks.cache import key
+from worker.redis_client import key
 
 _STATES = text("""
     SELECT s.conversation_id, s.owner_id, s.destination, s.status, s.ai_enabled, s.version, to_jsonb(c) AS record

@@ -86,7 +86,7 @@ def _work(engine: Engine, effect: Effect, settled: Settled, deadline: float) -> 
     """Whether it is worth looking again."""
     with side_effects.alone(engine, effect.kind) as connection:
         worked = False
-        while connection is not None and time.monotonic() < deadline:
+        while connection is not None:
             rows = side_effects.claim(connection, effect.kind, effect.policy, limit=ROUND, jitter=JITTER)
             if not rows:
                 break
@@ -95,6 +95,8 @@ def _work(engine: Engine, effect: Effect, settled: Settled, deadline: float) -> 
             if done.out:
                 return False  # what is left would fail too: the schedule and the sweep come back to it
             worked = True
+            if len(rows) < ROUND or time.monotonic() > deadline:
+                break  # that was all, or enough; what came since is looked for once the kind is free
         return worked
 
 

@@ -1,7 +1,6 @@
 """The event: a producer's request that a conversation goes to a destination."""
 
 import json
-import math
 import re
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -13,7 +12,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    StrictStr,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
     ValidationError,
     field_validator,
 )
@@ -38,24 +39,17 @@ def _instant(value: object) -> datetime | None:
         raise ValueError("should lie between the years 1 and 9999 in UTC") from None
 
 
-def _text(value: object) -> object:
-    if isinstance(value, str):
-        if "\x00" in value:
-            raise ValueError("should not contain the character NUL")
-        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            raise ValueError("should not contain lone surrogates: they are not text in any encoding")
-    return value
-
-
-def _scalar(value: object) -> object:
-    if isinstance(value, str | bool | int | None) or (isinstance(value, float) and math.isfinite(value)):
-        return _text(value)
-    raise ValueError("should be text, a finite number, a boolean or null")
-
-
-Text = Annotated[StrictStr, BeforeValidator(_text)]
+# Checked by pydantic's own core, which is four times as fast as a function here; lone surrogates it refuses by itself.
+Text = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00]*$")]
 Instant = Annotated[AwareDatetime | None, BeforeValidator(_instant)]
-Scalar = Annotated[Any, BeforeValidator(_scalar)]
+Scalar = Text | StrictBool | StrictInt | Annotated[float, Field(strict=True, allow_inf_nan=False)] | None
+
+# pydantic's word for what is wrong -> ours for what would be right.
+_SAYS = {
+    "string_pattern_mismatch": "should not contain the character NUL",
+    "string_unicode": "should not contain lone surrogates: they are not text in any encoding",
+}
+_SAYS_OF_SCALAR = "should be text, a finite number, a boolean or null"
 
 
 class Actor(BaseModel):
@@ -90,9 +84,14 @@ class Event(BaseModel):
     @field_validator("metadata")
     @classmethod
     def _small(cls, metadata: dict[str, Any] | None) -> dict[str, Any] | None:
-        if metadata and len(json.dumps(metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
+        if metadata and not _surely_small(metadata) and len(encode(metadata)) > MAX_METADATA_BYTES:
             raise ValueError("should be at most 4 KiB of JSON")
         return metadata
+
+
+def _surely_small(metadata: dict[str, Any]) -> bool:
+    """Whether it fits however it is written: at most 6 bytes for a character, and 4 around each of two texts."""
+    return sum(6 * len(name) + 6 * len(str(value)) + 8 for name, value in metadata.items()) <= MAX_METADATA_BYTES
 
 
 def parse(raw: object, destinations: Collection[str]) -> Event:
@@ -100,19 +99,36 @@ def parse(raw: object, destinations: Collection[str]) -> Event:
 
     Raises Rejected with code `malformed`, `too_large` or `unknown_destination`.
     """
+    event = shaped(raw)
+    if event.destination not in destinations:
+        known = ", ".join(destinations)
+        raise Rejected("unknown_destination", f"destination {event.destination!r} should be one of: {known}")
+    return event
+
+
+def shaped(raw: object) -> Event:
+    """The same, whatever the destination: for whoever does not know the catalogue."""
+    if isinstance(raw, str) and (event := _read_at_once(raw)) is not None:
+        return event
     fields = _decoded(raw) if isinstance(raw, str | bytes | bytearray) else raw
     if not isinstance(fields, dict):
         raise Rejected("malformed", f"an event should be a JSON object, not {_json_type(fields)}")
     if not isinstance(raw, str | bytes | bytearray):
         _check_size(len(encode(fields)))
     try:
-        event = Event.model_validate(fields)
+        return Event.model_validate(fields)
     except ValidationError as error:
         raise Rejected("malformed", _sentence(error)) from None
-    if event.destination not in destinations:
-        known = ", ".join(destinations)
-        raise Rejected("unknown_destination", f"destination {event.destination!r} should be one of: {known}")
-    return event
+
+
+def _read_at_once(raw: str) -> Event | None:
+    """A good event, decoded and validated in one go; None for whatever should be looked at more closely."""
+    if len(raw) * 4 > MAX_BYTES:
+        return None
+    try:
+        return Event.model_validate_json(raw)
+    except (ValidationError, UnicodeEncodeError):
+        return None
 
 
 def encode(raw: object) -> bytes:
@@ -166,5 +182,7 @@ def _sentence(error: ValidationError) -> str:
     problems: dict[str, str] = {}
     for item in error.errors(include_url=False, include_input=False):
         field = ".".join(str(part) for part in item["loc"][:2])
-        problems.setdefault(field, item["msg"].removeprefix("Value error, ").removeprefix("Input "))
+        says = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        of_scalar = item["loc"][0] == "metadata" and len(item["loc"]) > 1 and item["loc"][-1] != "[key]"
+        problems.setdefault(field, _SAYS.get(item["type"], _SAYS_OF_SCALAR if of_scalar else says))
     return "; ".join(f"{field}: {problem}" for field, problem in problems.items())

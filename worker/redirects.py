@@ -1,6 +1,6 @@
 """The decision: what one event does to the state of one conversation. Pure."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from worker.errors import Rejected
@@ -64,20 +64,21 @@ def fold(state: State | None, event: Event, occurred_at: datetime) -> tuple[Stat
     yet is learned from any event, also a late one, so that the order of arrival leaves no trace.
     Raises Rejected (`owner_mismatch`) when the conversation is known to belong to someone else.
     """
-    mark = (occurred_at, event.event_id)
+    name, mark = event.conversation_id, (occurred_at, event.event_id)
     if state is None:
-        first = State(event.conversation_id, event.owner_id, event.destination, 1, *mark)
+        first = State(name, event.owner_id, event.destination, 1, *mark)
         return first, _outcome(event, first, "applied", None, None)
     if state.owner_id and event.owner_id and state.owner_id != event.owner_id:
-        raise Rejected("owner_mismatch", f"owner_id should be that of conversation {event.conversation_id!r}")
-    owned = replace(state, owner_id=state.owner_id or event.owner_id)
+        raise Rejected("owner_mismatch", f"owner_id should be that of conversation {name!r}")
+    owner = state.owner_id or event.owner_id
     if mark <= (state.occurred_at, state.event_id):
-        return owned, _outcome(event, owned, "superseded", "stale", state.status)
-    moved = replace(owned, occurred_at=occurred_at, event_id=event.event_id)
+        held = State(name, owner, state.destination, state.version, state.occurred_at, state.event_id)
+        return held, _outcome(event, held, "superseded", "stale", state.status)
     if event.destination == state.destination:
-        return moved, _outcome(event, moved, "noop", "same_destination", state.status)
-    applied = replace(moved, destination=event.destination, version=state.version + 1)
-    return applied, _outcome(event, applied, "applied", None, state.status)
+        marked = State(name, owner, state.destination, state.version, *mark)
+        return marked, _outcome(event, marked, "noop", "same_destination", state.status)
+    moved = State(name, owner, event.destination, state.version + 1, *mark)
+    return moved, _outcome(event, moved, "applied", None, state.status)
 
 
 def copies_differ(before: State | None, after: State) -> bool:

@@ -1,12 +1,12 @@
 """The Redis that the AI reads and the live channel uses (REDIS_URL): made on first use, never shared across a fork."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.client import Pipeline
 from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
@@ -17,6 +17,8 @@ from worker.redirects import State
 
 # Seconds. A copy that hangs is a copy that is tried again: the row waits, not the process.
 TIMEOUT = 1.0
+# States in one command. Redis does nothing else meanwhile: some milliseconds.
+CHUNK = 500
 
 
 @lru_cache(maxsize=1)
@@ -35,14 +37,35 @@ def client() -> Redis:
     )
 
 
-def execute(pipeline: Pipeline, states: Sequence[State]) -> dict[str, Exception]:
-    """Run a pipeline of one command per state: the error of each that failed. Raises Transient when Redis is away."""
+def key(conversation_id: str) -> str:
+    """Where the AI reads who owns a conversation (contract, section 3.5)."""
+    return f"ai_control_{conversation_id}"
+
+
+def run(
+    script: str, states: Sequence[State], values: Callable[[State], Sequence[str]], keys: Callable[[State], str] | None
+) -> dict[str, Exception]:
+    """Run `script` over `states`: the error of each that failed. Raises Transient when Redis is away.
+
+    The script finds the `keys` in KEYS and the `values`, as many for each, in ARGV. It returns pairs of a position,
+    from 1, and an error. One command for hundreds, not a pipeline of one for each: redis-py takes longer to write and
+    read a command than Redis to do it.
+    """
+    errors: dict[str, Exception] = {}
+    for start in range(0, len(states), CHUNK):
+        chunk = states[start : start + CHUNK]
+        named = [keys(state) for state in chunk] if keys else []
+        for at, error in _eval(script, named, [value for state in chunk for value in values(state)]):
+            errors[chunk[at - 1].conversation_id] = judged(error)
+    return errors
+
+
+def _eval(script: str, keys: Sequence[str], values: Sequence[str]) -> list[tuple[int, RedisError]]:
     try:
-        answers = pipeline.execute(raise_on_error=False)
+        answer: Any = client().eval(script, len(keys), *keys, *values)
     except RedisError as error:
         raise judged(error) from error
-    pairs = zip(states, answers, strict=True)
-    return {state.conversation_id: judged(answer) for state, answer in pairs if isinstance(answer, RedisError)}
+    return [(at, ResponseError(said.decode(errors="replace"))) for at, said in answer]
 
 
 def judged(error: RedisError) -> Permanent | Transient:

@@ -8,8 +8,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from worker.db import history
 from worker.db.session import engine
-from worker.redis_client import client
-from worker.tasks.cache import key
+from worker.redis_client import client, key
 
 UNREACHABLE, UNREADABLE = "unreachable", "unreadable"
 

@@ -15,7 +15,8 @@ from worker.db import migrations
 from worker.db.records import BundledRecords
 from worker.db.session import psycopg2_url
 from worker.redirects import State
-from worker.tasks.cache import key, value
+from worker.redis_client import key
+from worker.tasks.cache import value
 
 QUEUES = ["redirects", "effects.cache", "effects.websocket", "effects.record", "maintenance"]
 

@@ -15,7 +15,7 @@ from tests.eventually import eventually
 from tests.integration.ledgers import event
 from tests.service import Process, Service
 from worker import stack
-from worker.tasks.cache import key
+from worker.redis_client import key
 
 WITHIN = 30.0
 REASON, WORDS = "my account was hacked", "an iban: DE89370400440532013000"

@@ -16,7 +16,7 @@ from tests.conftest import make_service
 from tests.eventually import eventually
 from tests.integration.ledgers import event
 from tests.service import Service
-from worker.tasks.cache import key
+from worker.redis_client import key
 
 WITHIN = 30.0
 REASON, WORDS = "my account was hacked", "an iban: DE89370400440532013000"

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import CheckConstraint, Table
 
 from config.settings import Settings
+from worker import redis_client
 from worker.cli import main
 from worker.db import models, side_effects
 from worker.events import Actor, Event, parse
@@ -205,7 +206,7 @@ def test_the_copies_are_as_told() -> None:
     state, _ = fold(None, event, event.occurred_at)
     assert json.loads(cache.value(state)) == example("The cache key")
     assert json.loads(websocket.frame(state)) == example("The live frame")
-    assert f"`{cache.key('<conversation_id>')}`" in read("docs/contract.md")
+    assert f"`{redis_client.key('<conversation_id>')}`" in read("docs/contract.md")
     assert f"`{websocket.channel('<owner_id>')}`" in read("docs/contract.md")
     assert f"`{websocket.channel(None)}`" in read("docs/contract.md")
 

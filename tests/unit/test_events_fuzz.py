@@ -84,3 +84,32 @@ def test_invariant_6_damaged_events_are_events_or_are_refused(fields: dict[str, 
     end = data.draw(st.integers(start, min(start + 3, len(whole))))
 
     check(whole[:start] + data.draw(st.binary(max_size=3)) + whole[end:])
+
+
+@settings(deadline=None, max_examples=500)
+@given(near_events, st.booleans())
+@example(VALID | {"metadata": {"a": 2**70, "b": 1e300, "c": -0.0, "d": True}}, False)
+@example(VALID | {"unknown": [[[]]], "reason": "\ud83d\ude00 \u0000"}, True)
+def test_text_and_what_it_says_are_the_same_event(fields: dict[str, object], ascii_only: bool) -> None:
+    """JSON that is read and checked in one go is taken, and is refused, as its value is."""
+    try:
+        raw = json.dumps(fields, ensure_ascii=ascii_only)
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return
+    of_text, of_value = outcome(raw), outcome(value)
+    if isinstance(of_text, Event):
+        assert of_text == of_value
+        assert repr(of_text) == repr(of_value)  # True is not 1
+    else:
+        assert isinstance(of_value, Rejected)
+        assert of_text.code == of_value.code
+
+
+@given(st.sampled_from(["reason", "metadata"]), text, text)
+def test_of_two_fields_of_one_name_the_last_holds(name: str, first: str, last: str) -> None:
+    """As Python's decoder has it, and every other path of an event."""
+    of = json.dumps if name == "reason" else (lambda value: json.dumps({"a": value}))
+    raw = json.dumps(VALID)[:-1] + f', "{name}": {of(first)}, "{name}": {of(last)}' + "}"
+    result = outcome(raw)
+    assert repr(result) == repr(outcome(json.loads(raw)))

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from psycopg2.errors import UniqueViolation
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -65,6 +65,11 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def single_statements(engine: Engine) -> Connection:
+    """A connection on which each statement is its own transaction: no BEGIN and COMMIT to wait for around it."""
+    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
 
 @contextmanager

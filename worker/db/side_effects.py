@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from worker.db.session import translated
+from worker.db.session import single_statements, translated
 from worker.policy import Policy
 from worker.redirects import State
 
@@ -53,26 +53,35 @@ _STATES = text("""
     WHERE conversation_id = ANY(:ids) AND version > 0 ORDER BY conversation_id
 """)
 _DONE = text("DELETE FROM side_effects WHERE id = ANY(:ids)")
+_ANY_DEAD = text("SELECT EXISTS (SELECT FROM side_effects WHERE kind = :kind AND state = 'dead')")
+# Each dead row is unnested once and joined: to compare arrays costs rows times conversations written, and the 20,000 of
+# a large round ran into the statement timeout. The last `state` is for a person who brings the row back meanwhile.
 _OVERTAKEN = text("""
-    WITH gone AS (
-        DELETE FROM side_effects WHERE kind = :kind AND state = 'dead' AND conversation_ids <@ CAST(:written AS text[])
+    WITH dead AS MATERIALIZED (
+        SELECT e.id, named.conversation_id, named.position
+        FROM side_effects e, unnest(e.conversation_ids) WITH ORDINALITY AS named (conversation_id, position)
+        WHERE e.kind = :kind AND e.state = 'dead'
+    ), overtaken AS MATERIALIZED (
+        SELECT dead.id, array_agg(dead.conversation_id ORDER BY position) FILTER (WHERE w.id IS NULL) AS remaining
+        FROM dead LEFT JOIN unnest(CAST(:written AS text[])) AS w (id) ON w.id = dead.conversation_id
+        GROUP BY dead.id HAVING count(w.id) > 0
+    ), gone AS (
+        DELETE FROM side_effects e USING overtaken o WHERE e.id = o.id AND remaining IS NULL AND e.state = 'dead'
     )
-    UPDATE side_effects
-    SET conversation_ids = ARRAY(SELECT unnest(conversation_ids) EXCEPT SELECT unnest(CAST(:written AS text[])))
-    WHERE kind = :kind AND state = 'dead' AND conversation_ids && CAST(:written AS text[])
-        AND NOT conversation_ids <@ CAST(:written AS text[])
+    UPDATE side_effects e SET conversation_ids = remaining
+    FROM overtaken o WHERE e.id = o.id AND remaining IS NOT NULL AND e.state = 'dead'
 """)
 # A later claim of the same row knows better than a settlement that comes late: hence the count.
-_SHRINK = text("""
-    UPDATE side_effects e
-    SET conversation_ids = n.conversation_ids, state = n.state, last_error = n.last_error, updated_at = now()
-    FROM json_populate_recordset(null::side_effects, CAST(:rows AS json)) n
-    WHERE e.id = n.id AND e.failures = n.failures
-""")
-_SPLIT = text("""
+_FAILED = text("""
+    WITH shrunk AS (
+        UPDATE side_effects e
+        SET conversation_ids = n.conversation_ids, state = n.state, last_error = n.last_error, updated_at = now()
+        FROM json_populate_recordset(null::side_effects, CAST(:first AS json)) n
+        WHERE e.id = n.id AND e.failures = n.failures
+    )
     INSERT INTO side_effects (kind, conversation_ids, state, failures, due_at, last_error, created_at)
     SELECT e.kind, n.conversation_ids, n.state, e.failures, e.due_at, n.last_error, e.created_at
-    FROM json_populate_recordset(null::side_effects, CAST(:rows AS json)) n JOIN side_effects e USING (id, failures)
+    FROM json_populate_recordset(null::side_effects, CAST(:others AS json)) n JOIN side_effects e USING (id, failures)
 """)
 # The other half waits for its turn as it did before this attempt, which is not its own.
 _HALVE = text("""
@@ -115,11 +124,11 @@ def alone(engine: Engine, kind: str) -> Iterator[Connection | None]:
     One writer per kind: a copy that hangs costs one process, whatever the number of rings. PostgreSQL frees the kind
     the moment its holder dies, because the lock belongs to the connection.
     """
-    with translated(), engine.connect() as connection:
+    with translated(), single_statements(engine) as connection:
         if not connection.scalar(_ALONE, {"kind": kind}):
             yield None
             return
-        connection.commit()
+        connection.commit()  # for SQLAlchemy, which counts transactions here too; it asks the database nothing
         try:
             yield connection
         finally:
@@ -132,7 +141,6 @@ def _release(connection: Connection, kind: str) -> None:
     try:
         connection.rollback()
         connection.scalar(_RELEASE, {"kind": kind})
-        connection.commit()
     except BaseException:
         connection.invalidate()  # a pooled connection must not keep the kind
         raise
@@ -140,7 +148,7 @@ def _release(connection: Connection, kind: str) -> None:
 
 def due(engine: Engine, kinds: Collection[str]) -> list[str]:
     """Those of `kinds` that have rows due now."""
-    with translated(), engine.connect() as connection:
+    with translated(), single_statements(engine) as connection:
         return list(connection.scalars(_DUE, {"kinds": list(kinds)}))
 
 
@@ -150,7 +158,7 @@ def unheard(engine: Engine, kinds: Collection[str], filed: Collection[int], wind
     Asked after the commit, so whoever claims the older row sees ours too. `window` is seconds: past it a ring counts
     as lost.
     """
-    with translated(), engine.connect() as connection:
+    with translated(), single_statements(engine) as connection:
         values = {"kinds": list(kinds), "mine": min(filed), "window": window}
         return list(connection.scalars(_UNHEARD, values))
 
@@ -195,16 +203,15 @@ def settle(connection: Connection, done: Collection[int], failed: Sequence[Failu
     with connection.begin():
         if done:
             connection.execute(_DONE, {"ids": list(done)})
-        if others:
-            connection.execute(_SPLIT, {"rows": _json(others)})
         if first:
-            connection.execute(_SHRINK, {"rows": _json(first.values())})
+            connection.execute(_FAILED, {"first": _json(first.values()), "others": _json(others)})
 
 
 def overtake(connection: Connection, kind: str, written: Collection[str]) -> None:
     """Forget what was dead of the conversations `written`: this copy shows their present state again."""
     with connection.begin():
-        connection.execute(_OVERTAKEN, {"kind": kind, "written": list(written)})
+        if connection.scalar(_ANY_DEAD, {"kind": kind}):  # hardly ever, and this is asked in every round
+            connection.execute(_OVERTAKEN, {"kind": kind, "written": list(written)})
 
 
 def _json(failures: Iterable[Failure]) -> str:

@@ -1,16 +1,17 @@
-"""The gateway: reads over HTTP, and the live channel for browsers. `uvicorn worker.gateway.app:app` runs it."""
+"""The gateway: events and reads over HTTP, the live channel for browsers. `uvicorn worker.gateway.app:app` runs it."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import Annotated, Any, TypeVar
+from pathlib import Path as File
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import structlog
 from fastapi import FastAPI, HTTPException, Path, Query, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -19,23 +20,23 @@ from config.settings import settings
 from worker.db import history
 from worker.db.session import engine
 from worker.errors import Transient
+from worker.gateway import events
+from worker.gateway.bounded import ask
 from worker.gateway.live import BACKLOG, Feed, Live, Snapshot, client
 from worker.redirects import State
-from worker.tasks import cache, websocket
+from worker.redis_client import key
+from worker.tasks import websocket
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
-# There are no tokens yet, so only this machine may ask, and no page of the web through a browser on this machine:
+# Reads ask for no token, so only this machine may ask, and no page of the web through a browser on this machine:
 # neither by a name that resolves to 127.0.0.1 (the Host header), nor by opening a WebSocket (the Origin header).
 LOOPBACK = ("127.0.0.1", "localhost")
-# Seconds: what the database does not answer by then is answered with 503. A frozen server gives no error at all.
-PATIENCE = 2.0
 # Together as many as the engine has connections. Apart: when all sockets want a snapshot, reads still find a thread.
-# Not Starlette's run_in_threadpool: it cannot let go of a thread that hangs.
 _reads = ThreadPoolExecutor(2, thread_name_prefix="read")
 _snapshots = ThreadPoolExecutor(2, thread_name_prefix="snapshot")
+
+DOCS = File(__file__).with_name("docs.html")
 
 ConversationId = Annotated[str, Path(max_length=64, pattern=r"^[^\x00]+$")]
 OwnerId = Annotated[str | None, Query(min_length=1, max_length=200, pattern=r"^[^\x00]+$")]
@@ -54,15 +55,22 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.wait([running])
 
 
-app = FastAPI(title="Redirect worker", lifespan=_lifespan, redoc_url=None, redirect_slashes=False)
+# FastAPI's own /docs loads its scripts from a CDN: without a network it is blank.
+app = FastAPI(title="Redirect worker", lifespan=_lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
 app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK)
+app.add_api_route("/events", events.post_events, methods=["POST"], **events.ROUTE)
 
 
 @app.exception_handler(Transient)
 async def _database_away(_: Request, error: Transient) -> JSONResponse:
-    log.warning("the database does not answer", action="read_refused", error=str(error))
+    log.warning("the database does not answer", action="request_refused", error=str(error))
     detail = "the database does not answer: try again soon"
     return JSONResponse({"detail": detail}, status_code=503, headers={"Retry-After": "2"})
+
+
+@app.get("/docs", include_in_schema=False)
+async def docs() -> FileResponse:
+    return FileResponse(DOCS, media_type="text/html")
 
 
 @app.get("/healthz")
@@ -85,7 +93,7 @@ async def conversation(request: Request, conversation_id: ConversationId) -> dic
     `cache_status` says what is known of `cache`: `present`, `absent`, `unreadable` (then it is the text that is there),
     or `unreachable`.
     """
-    found = await ask(lambda: history.conversation(engine(), conversation_id))
+    found = await ask(lambda: history.conversation(engine(), conversation_id), _reads)
     if found is None:
         raise HTTPException(404, f"there is no conversation {conversation_id!r}")
     return found | await _cached(request.app.state.redis, conversation_id)
@@ -110,19 +118,6 @@ async def live(socket: WebSocket, owner_id: OwnerId = None) -> None:
             sending.cancel()
 
 
-async def ask(question: Callable[[], T], threads: Executor = _reads) -> T:
-    """The database's answer. Raises Transient after PATIENCE at the latest."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            try:
-                return await loop.run_in_executor(threads, question)
-            except Transient:  # at once again: a pooled connection may have died while it was idle
-                return await loop.run_in_executor(threads, question)
-    except TimeoutError:
-        raise Transient(f"no answer within {PATIENCE:g} s") from None
-
-
 async def _read_snapshot(owner_id: str | None) -> Snapshot:
     """The states that moved last, of one owner or of all."""
     return await ask(lambda: _snapshot(history.newest(engine(), owner_id, BACKLOG)), _snapshots)
@@ -142,7 +137,7 @@ def _item(row: dict[str, Any]) -> dict[str, Any]:
 
 async def _cached(redis: Redis, conversation_id: str) -> dict[str, Any]:
     try:
-        value = await redis.get(cache.key(conversation_id))
+        value = await redis.get(key(conversation_id))
     except RedisError:
         return {"cache": None, "cache_status": "unreachable"}
     if value is None:

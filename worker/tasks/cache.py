@@ -10,25 +10,29 @@ from config.settings import settings
 from worker.effects import Effect
 from worker.failpoints import reach
 from worker.redirects import State
-from worker.redis_client import client, execute
+from worker.redis_client import key, run
 from worker.tasks.doorbell import answer
 
 # Compare and set by version, so that a late writer never brings an old owner back. What is not ours to read (no JSON,
 # no version) is overwritten: the state is the truth. Sent whole (EVAL): nothing to reload after SCRIPT FLUSH.
 WRITE_IF_NEWER = """
-local held = redis.call('GET', KEYS[1])
-if held then
+local function is_newer(held, version)
+  if not held then return true end
   local readable, copy = pcall(cjson.decode, held)
-  local version = readable and type(copy) == 'table' and tonumber(copy.version)
-  if version and version >= tonumber(ARGV[2]) then return 0 end
+  local there = readable and type(copy) == 'table' and tonumber(copy.version)
+  return not there or there < tonumber(version)
 end
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
-return 1
+local failed = {}
+for at, key in ipairs(KEYS) do
+  local value, version, ttl = ARGV[3 * at - 2], ARGV[3 * at - 1], ARGV[3 * at]
+  local answer = redis.pcall('GET', key)
+  if (type(answer) ~= 'table' or not answer.err) and is_newer(answer, version) then
+    answer = redis.pcall('SET', key, value, 'EX', ttl)
+  end
+  if type(answer) == 'table' and answer.err then failed[#failed + 1] = {at, answer.err} end
+end
+return failed
 """
-
-
-def key(conversation_id: str) -> str:
-    return f"ai_control_{conversation_id}"
 
 
 def value(state: State) -> str:
@@ -38,12 +42,14 @@ def value(state: State) -> str:
 
 
 def write(states: Sequence[State]) -> Mapping[str, Exception]:
-    """Write the keys in one pipeline; the error of each that failed. Raises Transient when Redis cannot be reached."""
-    pipeline = client().pipeline(transaction=False)
-    for state in states:
-        pipeline.eval(WRITE_IF_NEWER, 1, key(state.conversation_id), value(state), state.version, settings().cache_ttl)
+    """Write the keys; the error of each that failed. Raises Transient when Redis cannot be reached."""
     reach("mid_effect_cache")
-    return execute(pipeline, states)
+    ttl = str(settings().cache_ttl)
+    return run(WRITE_IF_NEWER, states, lambda state: (value(state), str(state.version), ttl), _key_of)
+
+
+def _key_of(state: State) -> str:
+    return key(state.conversation_id)
 
 
 EFFECT = Effect("cache", write)

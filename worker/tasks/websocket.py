@@ -9,8 +9,17 @@ from celery import Task, shared_task
 from worker.effects import Effect
 from worker.failpoints import reach
 from worker.redirects import State
-from worker.redis_client import client, execute
+from worker.redis_client import run
 from worker.tasks.doorbell import answer
+
+PUBLISH = """
+local failed = {}
+for at = 1, #ARGV / 2 do
+  local answer = redis.pcall('PUBLISH', ARGV[2 * at - 1], ARGV[2 * at])
+  if type(answer) == 'table' and answer.err then failed[#failed + 1] = {at, answer.err} end
+end
+return failed
+"""
 
 
 def channel(owner_id: str | None) -> str:
@@ -35,12 +44,9 @@ def frame(state: State) -> str:
 
 
 def publish(states: Sequence[State]) -> Mapping[str, Exception]:
-    """Publish the frames in one pipeline. Raises Transient when Redis cannot be reached."""
-    pipeline = client().pipeline(transaction=False)
-    for state in states:
-        pipeline.publish(channel(state.owner_id), frame(state))
+    """Publish the frames; the error of each that failed. Raises Transient when Redis cannot be reached."""
     reach("mid_effect_websocket")
-    return execute(pipeline, states)
+    return run(PUBLISH, states, lambda state: (channel(state.owner_id), frame(state)), None)
 
 
 EFFECT = Effect("websocket", publish)
