@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import NullPool, create_engine, text
 
+from tests.rabbitmq import RabbitMQ, installed
 from tests.service import Service
 from worker import embedded
 from worker.db import migrations
@@ -37,17 +38,33 @@ def fresh_database(admin_url: str) -> str:
     return admin_url.rsplit("/", 1)[0] + f"/{name}"
 
 
-def make_service(servers: dict[str, str], folder: Path) -> Service:
+def make_service(servers: dict[str, str], folder: Path, broker_url: str | None = None) -> Service:
+    """A service with empty stores; with `broker_url` on another broker than the servers' own."""
     for name in ("broker", "cache"):
         with Redis.from_url(servers[name]) as client:
             client.flushall()
-    return Service(fresh_database(servers["postgres"]), servers["broker"], servers["cache"], folder)
+    return Service(fresh_database(servers["postgres"]), broker_url or servers["broker"], servers["cache"], folder)
 
 
 @pytest.fixture
 def service(servers: dict[str, str], tmp_path: Path) -> Service:
     """A service with empty stores and no process running."""
     return make_service(servers, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A RabbitMQ node of this run's own. Tests take a virtual host each: `rabbitmq.vhost()`."""
+    if installed() is None:
+        pytest.skip("rabbitmq-server is not installed")
+    with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as node:
+        yield node
+
+
+@pytest.fixture
+def rabbit_service(servers: dict[str, str], rabbitmq: RabbitMQ, tmp_path: Path) -> Service:
+    """As `service`, on a virtual host of its own on RabbitMQ. Nothing is declared there yet."""
+    return make_service(servers, tmp_path, rabbitmq.vhost())
 
 
 @pytest.fixture(scope="module")
