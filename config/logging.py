@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -11,6 +12,10 @@ _SHARED: list[Any] = [
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]
+# Characters of one value in a log line: a reason is readable, and an id of 10 MiB is no line of 10 MiB.
+LONGEST = 2000
+# Of a traceback the end matters most.
+_WHOLE = ("exc_info", "exception", "stack_info", "stack")
 # These tell every message's coming and going; the redirect's own story says it once.
 _QUIET = ("celery.worker.strategy", "celery.app.trace", "celery.beat", "alembic", "kombu", "httpx")
 
@@ -47,5 +52,22 @@ def _formatter(text: bool) -> structlog.stdlib.ProcessorFormatter:
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _bounded, *last],
     )
+
+
+def _bounded(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """No value longer than LONGEST: producers write the ids, and errors quote what they like."""
+    for key, value in line.items():
+        if key not in _WHOLE and not isinstance(value, int | float | None):
+            line[key] = _cut(value)
+    return line
+
+
+def _cut(value: object) -> object:
+    """`value` itself where it is short enough, else the beginning of its text."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply to print"
+    return value if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"

@@ -189,6 +189,19 @@ def test_what_is_set_to_nothing_is_unset(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (Settings().port, Settings().cache_ttl, Settings().destinations) == (8000, 86_400, DESTINATIONS)
 
 
+def test_an_error_shows_nothing_that_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that fails ends in logs and consoles: URLs hold passwords, and a check of two settings sees them all."""
+    for name in ("DATABASE_URL", "BROKER_URL", "REDIS_URL", "SENTRY_DSN"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("REDIRECT_VISIBILITY_TIMEOUT", "40")
+
+    with pytest.raises(ValidationError) as error:
+        Settings()
+
+    assert "REDIRECT_VISIBILITY_TIMEOUT" in str(error.value)
+    assert "secret" not in str(error.value) + repr(error.value)
+
+
 def test_there_is_one_door() -> None:
     """Nothing but the settings reads the environment: what must fit together is seen in one place."""
     readers = {

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import orjson
 from sqlalchemy import Connection, Engine, Row, text
 
 from worker import events, redirects
@@ -38,7 +39,9 @@ _WRITE = text("""
     WITH moved AS (
         UPDATE conversation_states s
         SET owner_id = n.owner_id, status = n.status, ai_enabled = n.ai_enabled, destination = n.destination,
-            version = n.version, occurred_at = n.occurred_at, event_id = n.event_id, updated_at = now()
+            version = n.version, occurred_at = n.occurred_at, event_id = n.event_id,
+            updated_at = CASE WHEN (s.version, s.owner_id) IS DISTINCT FROM (n.version, n.owner_id)
+                THEN now() ELSE s.updated_at END
         FROM json_populate_recordset(null::conversation_states, CAST(:states AS json)) n
         WHERE s.conversation_id = n.conversation_id
     ), recorded AS (
@@ -179,7 +182,7 @@ class _Batch:
         groups = [changed[start : start + GROUP] for start in range(0, len(changed), GROUP)]
         effects = [{"kind": kind, "conversation_ids": group} for kind in self.ledger.kinds for group in groups]
         documents = {
-            "states": _json(map(_columns, self.after.values())),
+            "states": _json(_columns(state) for c, state in self.after.items() if state != self.before[c]),
             "redirects": _json(self.recorded),
             "rejected": _json(self.rejected),
             "effects": _json(effects),
@@ -257,4 +260,8 @@ def _columns(state: State) -> dict[str, Any]:
 
 
 def _json(rows: Iterable[dict[str, Any]]) -> str:
-    return json.dumps(list(rows), default=datetime.isoformat, ensure_ascii=False)
+    document = list(rows)
+    try:
+        return orjson.dumps(document).decode()
+    except TypeError:  # metadata with an integer of more than 64 bits
+        return json.dumps(document, default=datetime.isoformat, ensure_ascii=False)

@@ -4,18 +4,42 @@ import base64
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, Row, text
 
 from worker.db.session import translated
+
+# Bytes of a body that a list still looks into: one event, also one that is too large. A body may be 16 MiB.
+GLANCE = 128 * 1024
+# Rows that are counted beyond those shown: counting millions takes seconds, and says nothing more.
+COUNTED = 10_000
 
 _KEEP = text("""
     INSERT INTO rejected_events (id, source, code, error, body)
     VALUES (:id, :source, :code, :error, :body)
     ON CONFLICT (id) DO NOTHING
 """)
+_NEWEST = text("""
+    SELECT id, received_at, source, code, error, CASE WHEN octet_length(body) <= :glance THEN body END AS body
+    FROM rejected_events WHERE (CAST(:code AS text) IS NULL OR code = :code)
+    ORDER BY received_at DESC, id LIMIT :limit
+""")
+_COUNT = text("""
+    SELECT count(*) FROM (
+        SELECT FROM rejected_events WHERE (CAST(:code AS text) IS NULL OR code = :code) LIMIT :limit) AS counted
+""")
+# A range of the primary key: a prefix of the text would read every row.
+_BETWEEN = text("SELECT id FROM rejected_events WHERE id BETWEEN :first AND :last ORDER BY id LIMIT 3")
+_ONE = text("SELECT * FROM rejected_events WHERE id = :id")
+_AFTER = text("""
+    SELECT id, received_at FROM rejected_events
+    WHERE (CAST(:code AS text) IS NULL OR code = :code)
+        AND received_at <= :until AND (received_at, id) > (:received_at, :id)
+    ORDER BY received_at, id LIMIT 500
+""")
+_TAKE = text("DELETE FROM rejected_events WHERE id = :id RETURNING body, received_at, clock_timestamp() AS clock")
 
 
 def row(body: object, code: str, error: str, source: str) -> dict[str, str]:
@@ -81,3 +105,43 @@ def _shallow(body: object) -> str:
         return repr(body)
     except RecursionError:
         return f"a {type(body).__name__} that is nested too deeply to print"
+
+
+def newest(engine: Engine, code: str | None, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """The newest `limit` rows, and how many more there are (at most COUNTED). A `body` over GLANCE is None."""
+    with translated(), engine.connect() as connection:
+        values = {"code": code, "limit": limit, "glance": GLANCE}
+        rows = [dict(row) for row in connection.execute(_NEWEST, values).mappings()]
+        counted: int = connection.scalar(_COUNT, {"code": code, "limit": limit + COUNTED})
+        return rows, counted - len(rows)
+
+
+def between(engine: Engine, first: uuid.UUID, last: uuid.UUID) -> list[uuid.UUID]:
+    """The ids from `first` to `last`, three at most."""
+    with translated(), engine.connect() as connection:
+        return list(connection.scalars(_BETWEEN, {"first": first, "last": last}))
+
+
+def one(engine: Engine, identity: uuid.UUID) -> dict[str, Any] | None:
+    with translated(), engine.connect() as connection:
+        found = connection.execute(_ONE, {"id": identity}).mappings().first()
+        return dict(found) if found else None
+
+
+def all_until_now(engine: Engine, code: str | None) -> Iterator[uuid.UUID]:
+    """Every id, oldest first; not what comes meanwhile, which may be the same events refused again."""
+    with translated(), engine.connect() as connection:
+        values = {"code": code, "until": connection.scalar(text("SELECT now()"))}
+    identity, received_at = uuid.UUID(int=0), cast("object", "-infinity")
+    while True:
+        with translated(), engine.connect() as connection:
+            page = connection.execute(_AFTER, values | {"id": identity, "received_at": received_at}).all()
+        if not page:
+            return
+        yield from (row.id for row in page)
+        identity, received_at = page[-1]
+
+
+def take(connection: Connection, identity: uuid.UUID) -> Row[Any] | None:
+    """Delete one row in the caller's transaction: its body, received_at, and the database's clock. None: it is gone."""
+    return connection.execute(_TAKE, {"id": identity}).one_or_none()

@@ -57,14 +57,17 @@ _ANY_DEAD = text("SELECT EXISTS (SELECT FROM side_effects WHERE kind = :kind AND
 # Each dead row is unnested once and joined: to compare arrays costs rows times conversations written, and the 20,000 of
 # a large round ran into the statement timeout. The last `state` is for a person who brings the row back meanwhile.
 _OVERTAKEN = text("""
-    WITH dead AS MATERIALIZED (
-        SELECT e.id, named.conversation_id, named.position
-        FROM side_effects e, unnest(e.conversation_ids) WITH ORDINALITY AS named (conversation_id, position)
-        WHERE e.kind = :kind AND e.state = 'dead'
+    WITH written AS MATERIALIZED (
+        SELECT unnest(CAST(:written AS text[])) AS conversation_id
+    ), hit AS MATERIALIZED (
+        SELECT DISTINCT e.id FROM side_effects e, unnest(e.conversation_ids) AS conversation_id
+        JOIN written USING (conversation_id) WHERE e.kind = :kind AND e.state = 'dead'
     ), overtaken AS MATERIALIZED (
-        SELECT dead.id, array_agg(dead.conversation_id ORDER BY position) FILTER (WHERE w.id IS NULL) AS remaining
-        FROM dead LEFT JOIN unnest(CAST(:written AS text[])) AS w (id) ON w.id = dead.conversation_id
-        GROUP BY dead.id HAVING count(w.id) > 0
+        SELECT e.id, array_agg(n.conversation_id ORDER BY position) FILTER (WHERE w IS NULL) AS remaining
+        FROM hit JOIN side_effects e USING (id),
+            unnest(e.conversation_ids) WITH ORDINALITY AS n (conversation_id, position)
+            LEFT JOIN written w USING (conversation_id)
+        GROUP BY e.id
     ), gone AS (
         DELETE FROM side_effects e USING overtaken o WHERE e.id = o.id AND remaining IS NULL AND e.state = 'dead'
     )
