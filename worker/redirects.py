@@ -50,6 +50,10 @@ class Outcome:
     def ai_enabled(self) -> bool | None:
         return None if self.status is None else self.status == status_of(AI)
 
+    def as_dict(self) -> dict[str, str | int | bool | None]:
+        """The outcome of the contract, section 3.2."""
+        return {name: getattr(self, name) for name in (*self.__slots__, "ai_enabled")}
+
 
 def status_of(destination: str) -> str:
     """`active` while the AI answers, `support_active` while people do."""

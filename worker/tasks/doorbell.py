@@ -30,9 +30,9 @@ def ring(kinds: Iterable[str], rung_by: str | None) -> list[str]:
     try:
         with current_app.producer_or_acquire() as producer:
             for kind in kinds:
-                current_app.send_task(
-                    POLICIES[kind].task, (rung_by,), queue=queue_of(kind), producer=producer, retry=False
-                )
+                # Transient: the row is the guarantee, and nobody waits for the broker to confirm a doorbell.
+                options: dict[str, Any] = {"producer": producer, "retry": False, "delivery_mode": "transient"}
+                current_app.send_task(POLICIES[kind].task, (rung_by,), queue=queue_of(kind), **options)
                 rung.append(kind)
     except (OperationalError, OSError) as error:
         log.warning("the broker cannot be reached: left to the sweep", action="ring_dropped", error=str(error))

@@ -4,7 +4,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -54,7 +53,7 @@ def redirect_conversation(*events: Any, **fields: Any) -> list[dict[str, Any]]:
     log.info("redirects committed", action="redirects_committed", **Counter(o.outcome for o in accepted.outcomes))
     _ring(accepted)
     reach("after_dispatch_before_ack")
-    return [asdict(outcome) | {"ai_enabled": outcome.ai_enabled} for outcome in accepted.outcomes]
+    return [outcome.as_dict() for outcome in accepted.outcomes]
 
 
 def _accept(raws: Sequence[object]) -> Accepted:
