@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export REDIRECT_HOME ?= $(CURDIR)/.redirect-worker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check lock clean
+.PHONY: help setup demo up test check bench lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,19 @@ check: setup  ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+# The peers that we are compared with, and plots, in an environment of their own on our library versions. Renew its lock with
+# .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+#   --constraint requirements.lock --extra bench pyproject.toml -o requirements-bench.lock
+bench: .venv-bench/.done  ## measure beside plain Celery, Dramatiq, Procrastinate and DBOS (about 40 minutes; ARGS=--quick tries it)
+	@.venv-bench/bin/python -m benchmarks $(ARGS)
+
+.venv-bench/.done: requirements-bench.lock
+	@echo "Building .venv-bench from requirements-bench.lock (once, about a minute)"
+	@$(PYTHON) -m venv .venv-bench
+	@echo '*' > .venv-bench/.gitignore
+	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@touch $@
 
 lock: setup  ## renew requirements.lock from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv

@@ -1,0 +1,1 @@
+"""What the service is compared with, each as its own documentation teaches."""
