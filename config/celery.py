@@ -13,9 +13,25 @@ from config.settings import Settings
 SWEEP_EXPIRES = 7200
 
 
-def bare_queue(name: str) -> Queue:
+class TypedQueue(Queue):
+    """A queue that tells its type to RabbitMQ, and not to Celery.
+
+    Celery would add 56 queues and exchanges for delayed delivery, which queues with a direct exchange cannot use, and
+    say so at every retry.
+    """
+
+    attrs = (*Queue.attrs, ("queue_type", None))
+    queue_type: str | None = None
+
+    def queue_declare(self, nowait: bool = False, passive: bool = False, channel: Any = None) -> Any:
+        arguments = {"x-queue-type": self.queue_type} if self.queue_type else None
+        typed = Queue(self.name, queue_arguments=arguments)
+        return typed.queue_declare(nowait, passive, channel or self.channel)
+
+
+def bare_queue(name: str, queue_type: str | None = None) -> Queue:
     """As a Celery producer with a default configuration declares it: RabbitMQ refuses any difference (406)."""
-    return Queue(name, Exchange(name, type="direct"), routing_key=name)
+    return TypedQueue(name, Exchange(name, type="direct"), routing_key=name, queue_type=queue_type)
 
 
 def options(settings: Settings, queues: Sequence[str], imports: Sequence[str]) -> dict[str, Any]:
@@ -24,7 +40,7 @@ def options(settings: Settings, queues: Sequence[str], imports: Sequence[str]) -
     return {
         "broker_url": broker,
         "imports": imports,
-        **_delivery(queues),
+        **_delivery(settings, queues),
         **_limits(settings),
         **_broker(settings, broker),
         **_beat(settings),
@@ -32,9 +48,11 @@ def options(settings: Settings, queues: Sequence[str], imports: Sequence[str]) -
     }
 
 
-def _delivery(queues: Sequence[str]) -> dict[str, Any]:
+def _delivery(settings: Settings, queues: Sequence[str]) -> dict[str, Any]:
+    # Only `redirects` has strangers for producers, who must declare it alike.
+    types = {"redirects": settings.queue_type}
     return {
-        "task_queues": [bare_queue(name) for name in queues],
+        "task_queues": [bare_queue(name, types.get(name)) for name in queues],
         "task_default_queue": "maintenance",
         # A misspelt queue is an error at the producer here, not a message that nobody ever reads.
         "task_create_missing_queues": False,
@@ -106,8 +124,17 @@ def _redis(settings: Settings) -> dict[str, Any]:
 
 
 def _rabbitmq() -> dict[str, Any]:
-    # Without confirms a message that RabbitMQ refuses is lost in silence.
-    return {"broker_transport_options": {"confirm_publish": True}}
+    return {
+        # Without confirms a message that RabbitMQ refuses is lost in silence. How long one is waited for has no option
+        # in Celery: worker/guard/amqp_transport.py bounds it, and what is written to a socket that nobody reads.
+        "broker_transport_options": {"confirm_publish": True},
+        # An error that closes the channel (a queue deleted under the worker, an acknowledgement that came too late)
+        # ended the worker. It connects again instead, as after a lost connection.
+        "broker_channel_error_retry": True,
+        # Celery would look for quorum queues among what it declares itself, and could not see those that a virtual host
+        # makes by default. Here the prefetch is always each consumer's own: worker/guard/amqp_transport.py.
+        "worker_detect_quorum_queues": False,
+    }
 
 
 def _beat(settings: Settings) -> dict[str, Any]:
@@ -129,9 +156,9 @@ def _beat(settings: Settings) -> dict[str, Any]:
 
 def _watching() -> dict[str, Any]:
     return {
-        # Flower sees every task from the moment it is sent.
+        # Flower sees every task from the moment a worker has it. Not from the moment it is sent: that costs a second
+        # message for each, and tells nothing while the queues are read.
         "worker_send_task_events": True,
-        "task_send_sent_event": True,
         # Our own logging: one story, in one format.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,

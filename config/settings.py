@@ -5,13 +5,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 # Jitter adds up to this share to every retry wait, so that what failed together does not return together.
 JITTER = 0.1
 LONGEST_QUICK_RETRY = 30.0
 """Seconds: the longest wait that worker/policy.py hands to the broker; a test keeps the two equal."""
+SHORTEST_TOKEN = 16
+"""Characters: what nobody guesses, if chance made it."""
 
 DESTINATIONS = {
     "ai": "AI Assistant",
@@ -31,7 +33,10 @@ class NotConfigured(Exception):
 class Settings(BaseSettings):
     """Times are seconds. `REDIRECT_*` unless an alias says otherwise; an unset URL means the embedded server."""
 
-    model_config = SettingsConfigDict(env_prefix="REDIRECT_", populate_by_name=True, env_ignore_empty=True)
+    # An error must not print what was set: URLs hold passwords, and tokens are nothing else.
+    model_config = SettingsConfigDict(
+        env_prefix="REDIRECT_", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     database_url: str | None = Field(None, validation_alias="DATABASE_URL")
     broker_url: str | None = Field(None, validation_alias="BROKER_URL")
@@ -40,6 +45,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, validation_alias="PORT", ge=0, le=65535)
     flower_port: int = Field(5555, ge=0, le=65535)
     home: Path = Path(".redirect-worker")
+    http_tokens: Annotated[tuple[SecretStr, ...] | None, NoDecode] = None
 
     destinations: Annotated[dict[str, str], NoDecode] = DESTINATIONS
     record_store: str = "worker.db.records:BundledRecords"
@@ -47,6 +53,11 @@ class Settings(BaseSettings):
     max_clock_skew: float = Field(300, ge=0, allow_inf_nan=False)
     history_days: int = Field(90, gt=0)
 
+    # RabbitMQ's x-queue-type of `redirects`: unset, it is the virtual host's default, as for a default Celery producer.
+    # Set, it must be what every producer declares too: `task_create_missing_queue_type` there.
+    queue_type: str | None = Field(None, pattern="^(classic|quorum)$")
+    # RabbitMQ's management API, which only `doctor` asks: http(s)://[user:password@]host:port. Else port 15672 there.
+    rabbitmq_api: str | None = None
     # Events in one task: what one transaction and one pipeline carry with ease.
     batch: int = Field(200, ge=1, le=10_000)
     sweep_interval: float = Field(2, gt=0)
@@ -64,6 +75,27 @@ class Settings(BaseSettings):
         if not isinstance(catalogue, dict) or "ai" not in catalogue:
             raise ValueError('REDIRECT_DESTINATIONS should be a JSON object of value to label that has "ai"')
         return catalogue
+
+    @field_validator("http_tokens", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            listed = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+            tokens = [token.strip() for token in listed]
+        except (ValueError, AttributeError):
+            raise ValueError("REDIRECT_HTTP_TOKENS should be tokens with commas between, or a JSON array") from None
+        if not any(tokens):  # nobody would be asked for a token, by an accident of writing
+            raise ValueError("REDIRECT_HTTP_TOKENS should be left out where there is no token in it")
+        return [token for token in tokens if token]
+
+    @field_validator("http_tokens")
+    @classmethod
+    def _long_enough(cls, tokens: tuple[SecretStr, ...] | None) -> tuple[SecretStr, ...] | None:
+        if any(len(token) < SHORTEST_TOKEN for token in tokens or ()):
+            raise ValueError(f"each token of REDIRECT_HTTP_TOKENS should have at least {SHORTEST_TOKEN} characters")
+        return tokens
 
     @model_validator(mode="after")
     def _times_nest(self) -> Self:

@@ -10,13 +10,16 @@ from kombu.transport import TRANSPORT_ALIASES
 from config import logging, sentry
 from config.celery import options
 from config.settings import settings
-from worker import tasks
+from worker import json_queue, tasks
 from worker.policy import POLICIES
 from worker.tasks.doorbell import queue_of
 
 # For redis:// URLs, kombu's transport behind a guard: what is no message at all (a raw LPUSH by a foreign producer) is
 # parked, not a lost connection. By its alias, so that Flower and the logs still see a redis:// URL.
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.guard.redis_transport:Transport"))
+# For amqp:// URLs, one whose publishes end and whose prefetch quorum queues can have.
+TRANSPORT_ALIASES.update(dict.fromkeys(("amqp", "pyamqp"), "worker.guard.amqp_transport:Transport"))
+TRANSPORT_ALIASES["amqps"] = "worker.guard.amqp_transport:SSLTransport"
 
 # A fourth kind of side effect is a file in tasks/ and a line of policy: its queue and its import follow.
 QUEUES = ("redirects", *map(queue_of, POLICIES), "maintenance")
@@ -54,4 +57,4 @@ def declare_queues(app: Celery) -> list[str]:
     with app.connection_for_write() as connection:
         for queue in app.conf.task_queues:
             queue.bind(connection.default_channel).declare()
-    return [queue.name for queue in app.conf.task_queues]
+        return [*(queue.name for queue in app.conf.task_queues), *json_queue.declare(connection)]

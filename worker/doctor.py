@@ -83,6 +83,11 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     with app.connection_for_read() as connection:
         connection.ensure_connection(max_retries=1, timeout=2)
         yield Finding("broker", True, make_url(url).render_as_string(hide_password=True))
+        if not url.startswith("redis"):
+            from worker import doctor_rabbitmq
+
+            answers = doctor_rabbitmq.examine(connection, app.conf.task_queues, settings.rabbitmq_api)
+            yield from (Finding(*answer) for answer in answers)
     if url.startswith("redis"):
         with Redis.from_url(url, socket_timeout=2) as broker:
             policy = broker.config_get("maxmemory-policy")["maxmemory-policy"]

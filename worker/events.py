@@ -89,12 +89,22 @@ class Event(BaseModel):
         return metadata
 
 
+class Received(Event):
+    """An event, and when it was received, if it has waited in the outbox since.
+
+    The outbox adds this. It does not fill in `occurred_at`: sent again, the same event would have another one, and be a
+    conflict.
+    """
+
+    received_at: Instant = None
+
+
 def _surely_small(metadata: dict[str, Any]) -> bool:
     """Whether it fits however it is written: at most 6 bytes for a character, and 4 around each of two texts."""
     return sum(6 * len(name) + 6 * len(str(value)) + 8 for name, value in metadata.items()) <= MAX_METADATA_BYTES
 
 
-def parse(raw: object, destinations: Collection[str]) -> Event:
+def parse(raw: object, destinations: Collection[str]) -> Received:
     """The event in `raw`: a dict (already decoded JSON), or JSON as str or bytes.
 
     Raises Rejected with code `malformed`, `too_large` or `unknown_destination`.
@@ -106,7 +116,7 @@ def parse(raw: object, destinations: Collection[str]) -> Event:
     return event
 
 
-def shaped(raw: object) -> Event:
+def shaped(raw: object) -> Received:
     """The same, whatever the destination: for whoever does not know the catalogue."""
     if isinstance(raw, str) and (event := _read_at_once(raw)) is not None:
         return event
@@ -116,17 +126,17 @@ def shaped(raw: object) -> Event:
     if not isinstance(raw, str | bytes | bytearray):
         _check_size(len(encode(fields)))
     try:
-        return Event.model_validate(fields)
+        return Received.model_validate(fields)
     except ValidationError as error:
         raise Rejected("malformed", _sentence(error)) from None
 
 
-def _read_at_once(raw: str) -> Event | None:
+def _read_at_once(raw: str) -> Received | None:
     """A good event, decoded and validated in one go; None for whatever should be looked at more closely."""
     if len(raw) * 4 > MAX_BYTES:
         return None
     try:
-        return Event.model_validate_json(raw)
+        return Received.model_validate_json(raw)
     except (ValidationError, UnicodeEncodeError):
         return None
 

@@ -90,7 +90,8 @@ def _valid(raw: object, mended: Mapping[str, Any], destinations: Collection[str]
 def _timed(event: Event, received_at: datetime, position: int) -> str:
     """Its JSON. Without a time of its own it was decided when it was received, not when a person sent it again."""
     fields = {name: value for name, value in event.model_dump().items() if value is not None}
-    fields.setdefault("occurred_at", received_at + timedelta(microseconds=position))
+    if event.occurred_at is None:
+        fields.setdefault("received_at", received_at + timedelta(microseconds=position))
     return json.dumps(fields, default=datetime.isoformat, ensure_ascii=False)
 
 

@@ -18,7 +18,7 @@ from worker.redirects import State
 from worker.redis_client import key
 from worker.tasks.cache import value
 
-QUEUES = ["redirects", "effects.cache", "effects.websocket", "effects.record", "maintenance"]
+QUEUES = ["redirects", "effects.cache", "effects.websocket", "effects.record", "maintenance", "workflow.redirects"]
 
 
 @pytest.fixture(scope="module")

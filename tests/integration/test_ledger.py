@@ -244,3 +244,19 @@ def test_invariant_2_any_order_and_batching_ends_in_the_same_states(
 
     assert shuffled == in_order
     assert gaps(service) == []
+
+
+def test_invariant_2_an_event_without_a_time_may_be_sent_again_through_the_outbox(service: Service) -> None:
+    """It was decided when it was received first; received again, at another time, it gets its first outcome."""
+    ledger, early, late = ledger_of(service), "2026-11-22T10:00:00Z", "2026-11-22T11:00:00Z"
+    first = ledger.accept([event("e1", received_at=early)]).outcomes
+    assert ledger.accept([event("e1", received_at=late)]).outcomes == first
+    (kept,) = service.redirects()
+    assert kept["occurred_at"] == datetime.fromisoformat(early)
+    assert service.rejected() == []
+
+
+def test_a_time_of_receipt_that_is_too_far_ahead_is_refused_as_any_other(service: Service) -> None:
+    """Whoever writes it into an event cannot win over later decisions by it."""
+    (outcome,) = ledger_of(service).accept([event("e1", received_at="9999-01-01T00:00:00Z")]).outcomes
+    assert (outcome.outcome, outcome.code) == ("rejected", "clock_skew")

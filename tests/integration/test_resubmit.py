@@ -158,7 +158,7 @@ def test_an_event_without_a_time_was_decided_when_it_was_received(service: Servi
 
     again(service, identity)
 
-    moments = [datetime.fromisoformat(body["occurred_at"]) for body in waiting(service)]
+    moments = [datetime.fromisoformat(body["received_at"]) for body in waiting(service)]
     assert moments == [datetime(2026, 1, 15, 9, tzinfo=UTC) + timedelta(microseconds=n) for n in range(3)]
 
 

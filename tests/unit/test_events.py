@@ -8,7 +8,7 @@ import pytest
 
 from config.settings import DESTINATIONS
 from worker.errors import Rejected
-from worker.events import MAX_BYTES, Event, encode, parse
+from worker.events import MAX_BYTES, Received, encode, parse
 
 VALID = {"event_id": "wf42-7f3c", "conversation_id": "abc123", "destination": "billing"}
 FULL = VALID | {
@@ -56,7 +56,7 @@ def test_three_fields_are_enough() -> None:
     """Without a time of its own `occurred_at` is None: the ledger puts the time of receipt there."""
     event = parse(VALID, DESTINATIONS)
 
-    assert event == Event(event_id="wf42-7f3c", conversation_id="abc123", destination="billing")
+    assert event == Received(event_id="wf42-7f3c", conversation_id="abc123", destination="billing")
     assert event.occurred_at is None
 
 

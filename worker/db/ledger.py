@@ -14,7 +14,7 @@ from worker import events, redirects
 from worker.db import rejected
 from worker.db.session import translated
 from worker.errors import Permanent, Rejected
-from worker.events import Event
+from worker.events import Received
 from worker.redirects import Outcome, State
 
 # The rows that one side effect names: large enough to amortise a row, small enough to redo after a crash.
@@ -63,7 +63,7 @@ class Item(NamedTuple):
     """One event of a batch as it arrived, and what parsing made of it."""
 
     raw: object
-    event: Event | Rejected
+    event: Received | Rejected
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Ledger:
         """
         return self._accept([Item(raw, self._parse(raw)) for raw in raws])
 
-    def _parse(self, raw: object) -> Event | Rejected:
+    def _parse(self, raw: object) -> Received | Rejected:
         try:
             return events.parse(raw, self.destinations)
         except Rejected as refusal:
@@ -129,7 +129,7 @@ class _Batch:
         self.rejected: list[dict[str, str]] = []
 
     def run(self) -> Accepted:
-        wanted = [item.event for item in self.items if isinstance(item.event, Event)]
+        wanted = [item.event for item in self.items if isinstance(item.event, Received)]
         ids = sorted({event.conversation_id for event in wanted})
         clock = self._lock(ids, [event.event_id for event in wanted]) if wanted else None
         outcomes = [self._outcome(item, clock, position) for position, item in enumerate(self.items)]
@@ -154,17 +154,17 @@ class _Batch:
             self.rejected.append(rejected.row(item.raw, refusal.code, refusal.error, self.ledger.source))
             return _refused(item, refusal)
 
-    def _decide(self, event: Event, clock: datetime, received_at: datetime) -> Outcome:
+    def _decide(self, event: Received, clock: datetime, received_at: datetime) -> Outcome:
         if (known := self.known.get(event.event_id)) is not None:
             return _repeated(event, known)
-        occurred_at = event.occurred_at or received_at
+        occurred_at = event.occurred_at or event.received_at or received_at
         _check_times(event, clock, self.ledger.max_clock_skew)
         state = self.after.get(event.conversation_id) or self.before[event.conversation_id]
         self.after[event.conversation_id], outcome = redirects.fold(state, event, occurred_at)
         self._record(event, outcome, occurred_at, received_at)
         return outcome
 
-    def _record(self, event: Event, outcome: Outcome, occurred_at: datetime, received_at: datetime) -> None:
+    def _record(self, event: Received, outcome: Outcome, occurred_at: datetime, received_at: datetime) -> None:
         row = _asked(event) | {
             "outcome": outcome.outcome,
             "code": outcome.code,
@@ -193,10 +193,11 @@ class _Batch:
         return filed
 
 
-def _check_times(event: Event, clock: datetime, max_clock_skew: float) -> None:
+def _check_times(event: Received, clock: datetime, max_clock_skew: float) -> None:
     if event.expires_at is not None and event.expires_at <= clock:
         raise Rejected("expired", f"expires_at should be after the time of receipt, {clock.isoformat()}")
-    if event.occurred_at is not None and event.occurred_at - clock > timedelta(seconds=max_clock_skew):
+    told = event.occurred_at or event.received_at
+    if told is not None and told - clock > timedelta(seconds=max_clock_skew):
         raise Rejected(
             "clock_skew",
             f"occurred_at should be at most {max_clock_skew:g} s ahead of {clock.isoformat()}: "
@@ -204,7 +205,7 @@ def _check_times(event: Event, clock: datetime, max_clock_skew: float) -> None:
         )
 
 
-def _repeated(event: Event, known: dict[str, Any]) -> Outcome:
+def _repeated(event: Received, known: dict[str, Any]) -> Outcome:
     """The first outcome of an event that is known, or Rejected (`conflict`) when it said something else then."""
     asked = _asked(event)
     if event.occurred_at is not None:
@@ -216,9 +217,9 @@ def _repeated(event: Event, known: dict[str, Any]) -> Outcome:
     return Outcome(**{name: known[name] for name in names})
 
 
-def _asked(event: Event) -> dict[str, Any]:
+def _asked(event: Received) -> dict[str, Any]:
     """What the producer said, by the names of the columns; the times apart."""
-    return event.model_dump(exclude={"occurred_at", "expires_at"})
+    return event.model_dump(exclude={"occurred_at", "expires_at", "received_at"})
 
 
 def _comparable(value: object) -> object:
@@ -231,7 +232,7 @@ def _comparable(value: object) -> object:
 
 
 def _refused(item: Item, refusal: Rejected) -> Outcome:
-    event = item.event if isinstance(item.event, Event) else item.raw
+    event = item.event if isinstance(item.event, Received) else item.raw
     names = [getattr(event, key, None) or (event.get(key) if isinstance(event, dict) else None) for key in _IDENTITY]
     event_id, conversation_id, destination = (name if isinstance(name, str) else None for name in names)
     return Outcome(event_id, conversation_id, "rejected", refusal.code, None, None, None, destination)

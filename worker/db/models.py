@@ -116,7 +116,8 @@ event_outbox = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("body", JSONB, nullable=False),
-    _now("created_at"),
+    # Not now(): events of one transaction are decided one after the other.
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
 )
 
 conversations = Table(

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 # Without a time of its own an event was decided when it was put here: by the database's clock, in order of insertion.
-_TIMED = """CASE WHEN jsonb_typeof(body) = 'object' AND body->>'occurred_at' IS NULL AND NOT body ? 'specversion'
+_TIMED = """CASE WHEN jsonb_typeof(body) = 'object' AND body->>'occurred_at' IS NULL AND body->>'received_at' IS NULL
+        AND NOT body ? 'specversion'
     THEN body || jsonb_build_object(
-        'occurred_at', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
+        'received_at', to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'))
     ELSE body END::text"""
 _STORE = text("INSERT INTO event_outbox (body) SELECT value FROM jsonb_array_elements(CAST(:bodies AS jsonb))")
 # MATERIALIZED, or the planner may run the locking select again for every row it joins.

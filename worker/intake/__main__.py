@@ -11,6 +11,7 @@ import structlog
 
 from config import logging, sentry
 from config.settings import NotConfigured, settings
+from worker.app import app
 from worker.intake import outbox, queue
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,9 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, partial(_told_to_stop, stop))
+    # Celery reads its options on first use. Of two threads that want them at once, one would see those of a default
+    # installation: a broker on localhost.
+    app.connection_for_write()
     _run([queue.run, outbox.run], stop)
 
 

@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+# Bytes that are read at once, even if more has arrived: messages may have megabytes each.
+ENOUGH = 16 * 1024 * 1024
+
 
 class Delivery(NamedTuple):
     """One message in hand. `tag` is what its source knows it by."""
@@ -14,10 +17,18 @@ class Delivery(NamedTuple):
 
 
 class Source(Protocol):
-    """Where messages come from. Whatever it raises means: connect again."""
+    """Where messages come from. Whatever it raises means: close it, and open it again."""
+
+    def open(self) -> None:
+        """Connect."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the connection, in bounded time; what is in hand is the broker's again."""
+        ...
 
     def receive(self, most: int) -> Sequence[Delivery]:
-        """What has arrived, at most `most`; waits for the first at most a second."""
+        """What has arrived, at most `most` and not much above ENOUGH; waits for the first about a second."""
         ...
 
     def done(self, deliveries: Sequence[Delivery]) -> None:
@@ -25,5 +36,5 @@ class Source(Protocol):
         ...
 
     def beat(self) -> None:
-        """A sign of life to the broker, while we wait for something else."""
+        """A sign of life to the broker, while we wait for something else: at least every ten seconds."""
         ...

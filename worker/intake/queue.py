@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import structlog
@@ -19,13 +19,15 @@ from worker.intake.amqp import Amqp
 from worker.intake.delivery import Delivery, Source
 from worker.intake.forward import WAITS, Forward, Stopped
 from worker.intake.redis_list import RedisList
-from worker.messages import unpack
+from worker.messages import Unpacked, unpack
 
 log = structlog.get_logger(__name__)
 
 SOURCE = "workflow.redirects"
 # Seconds between tries to keep what was refused, while the database is away. Until then it stays on the queue.
 KEEP_AGAIN = 5.0
+# What may wait for that, in messages and in bytes: then nothing more is read, or they would fill the memory.
+MOST_REFUSED, LARGEST_REFUSED = 1000, 64 * 1024 * 1024
 
 
 @dataclass
@@ -34,23 +36,30 @@ class _Refused:
 
     deliveries: list[Delivery] = field(default_factory=list)
     bodies: list[tuple[object, Rejected]] = field(default_factory=list)
+    size: int = 0
     due: float = 0.0
 
+    @property
+    def full(self) -> bool:
+        return len(self.deliveries) >= MOST_REFUSED or self.size >= LARGEST_REFUSED
 
-def source(url: str) -> AbstractContextManager[Source]:
+
+def source(url: str) -> Source:
     return RedisList(url) if url.startswith("redis") else Amqp(url)
 
 
 def run(stop: threading.Event) -> None:
     """Until told to stop; a source that is lost is connected to again."""
     forward = Forward(app, stop)
+    messages = source(settings().url("broker_url"))
     wait, longest = WAITS
     while not stop.is_set():
         started = time.monotonic()
         try:
-            with source(settings().url("broker_url")) as connected:
+            with closing(messages):
+                messages.open()
                 log.info("reading the JSON queue", action="intake_reading")
-                _pass_on(connected, forward, stop)
+                _pass_on(messages, forward, stop)
         except Stopped:
             break
         except Exception as error:  # noqa: BLE001 - whatever it was, the queue must not go unread for ever
@@ -63,7 +72,7 @@ def run(stop: threading.Event) -> None:
 def _pass_on(source: Source, forward: Forward, stop: threading.Event) -> None:
     refused = _Refused()
     while not stop.is_set():
-        deliveries = source.receive(settings().batch)
+        deliveries = [] if refused.full else source.receive(settings().batch)
         events, good = _sorted(deliveries, refused)
         if events:
             forward.send(events, meanwhile=source.beat)
@@ -72,6 +81,9 @@ def _pass_on(source: Source, forward: Forward, stop: threading.Event) -> None:
             source.done(good)
         if refused.deliveries and refused.due <= time.monotonic():
             _keep(source, refused)
+        if refused.full:
+            source.beat()
+            stop.wait(1.0)
 
 
 def _sorted(deliveries: Iterable[Delivery], refused: _Refused) -> tuple[list[str], list[Delivery]]:
@@ -79,14 +91,24 @@ def _sorted(deliveries: Iterable[Delivery], refused: _Refused) -> tuple[list[str
     events: list[str] = []
     good: list[Delivery] = []
     for delivery in deliveries:
-        unpacked = unpack(delivery.body, delivery.content_type, delivery.headers)
+        unpacked = _unpacked(delivery)
         events += unpacked.events
-        if unpacked.refused:
-            refused.deliveries.append(delivery)
-            refused.bodies += unpacked.refused
-        else:
+        if not unpacked.refused:
             good.append(delivery)
+            continue
+        refused.deliveries.append(delivery)
+        refused.size += len(delivery.body)
+        refused.bodies += unpacked.refused
     return events, good
+
+
+def _unpacked(delivery: Delivery) -> Unpacked:
+    try:
+        return unpack(delivery.body, delivery.content_type, delivery.headers)
+    except Exception as error:
+        # A bug of ours, or no memory for it: else it would come again and again, and its neighbours with it.
+        log.exception("a message that cannot be unpacked", action="unpack_failed")
+        return Unpacked(refused=[(delivery.body, Rejected("malformed", f"cannot be read: {error!r}"))])
 
 
 def _keep(source: Source, refused: _Refused) -> None:
@@ -102,4 +124,4 @@ def _keep(source: Source, refused: _Refused) -> None:
     for row in rows:
         log.warning("message parked in rejected_events", action="message_parked", code=row["code"], error=row["error"])
     source.done(refused.deliveries)
-    refused.deliveries, refused.bodies = [], []
+    refused.deliveries, refused.bodies, refused.size = [], [], 0

@@ -1,0 +1,40 @@
+"""The poison set as AMQP messages: what an item of a Redis list says about a message, a stranger may publish."""
+
+import base64
+import json
+from typing import Any
+
+from amqp.basic_message import Message
+from kombu import Connection
+
+from tests.poison import Case
+
+# Bytes of all properties: they come in one frame, and RabbitMQ closes the connection over a larger one.
+FRAME = 100_000
+
+
+def publish(connection: Connection, case: Case) -> bool:
+    """Publish the message of `case` to its queue; False for one that only a Redis list can hold."""
+    if case.name.startswith("raw:"):  # damaged as a list item, healthy inside
+        return False
+    try:
+        message = _message(json.loads(case.item))
+        if len(message._serialize_properties()) > FRAME:
+            return False
+    except Exception:  # noqa: BLE001 - whatever it is: AMQP has no form for it
+        return False
+    channel: Any = connection.default_channel
+    channel.basic_publish(message, exchange="", routing_key=case.queue)
+    return True
+
+
+def _message(item: dict[str, Any]) -> Any:
+    properties = {name: item["properties"].get(name) for name in ("correlation_id", "reply_to", "priority")}
+    return Message(
+        base64.b64decode(item["body"], validate=True),
+        content_type=item["content-type"],
+        content_encoding=item["content-encoding"],
+        application_headers=item["headers"],
+        delivery_mode=2,
+        **properties,
+    )
