@@ -67,9 +67,21 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def single_statements(engine: Engine) -> Connection:
-    """A connection on which each statement is its own transaction: no BEGIN and COMMIT to wait for around it."""
-    return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+@contextmanager
+def single_statements(engine: Engine) -> Iterator[Connection]:
+    """A connection on which each statement is its own transaction: no BEGIN and COMMIT to wait for around it.
+
+    psycopg2's own switch, because SQLAlchemy's isolation level sets one at the server, each time and back again.
+    """
+    with engine.connect() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        driver.autocommit = True
+        try:
+            yield connection
+        finally:
+            if not driver.closed:
+                connection.rollback()
+                driver.autocommit = False
 
 
 @contextmanager
