@@ -80,8 +80,8 @@ def test_a_message_at_quiet_times_runs_by_itself_at_once(service: Service) -> No
 
 
 def test_no_run_is_larger_than_a_batch(service: Service) -> None:
-    """What waits is cut into runs of REDIRECT_BATCH events; a call that is larger by itself is not cut."""
-    with service.worker(*ONE, REDIRECT_BATCH="10") as worker:
+    """What waits is cut into runs of five times REDIRECT_BATCH events; a call that is larger by itself is not cut."""
+    with service.worker(*ONE, REDIRECT_BATCH="2") as worker:
         occupy(service, worker)
         for name in names(25):
             service.send(event(name))

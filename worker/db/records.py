@@ -1,10 +1,10 @@
 """The conversation record, a copy for the host application's users. Another store is another file like this one."""
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Protocol
 
+import orjson
 from sqlalchemy import Engine, text
 
 from worker.db.session import translated
@@ -52,7 +52,7 @@ class BundledRecords:
             for state in states
         ]
         with translated(), self.engine.begin() as connection:
-            connection.execute(self.SAVE, {"rows": json.dumps(rows)})
+            connection.execute(self.SAVE, {"rows": orjson.dumps(rows).decode()})
         return {}
 
 

@@ -8,6 +8,7 @@ https://docs.celeryq.dev/en/stable/internals/reference/celery.worker.strategy.ht
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -22,6 +23,8 @@ from config.settings import settings
 
 log = structlog.get_logger(__name__)
 
+# Batches of events in one run. A transaction, its commit and the rings that follow cost as much for one as for five.
+BATCHES = 5
 # Bytes of the bodies of one run: what the gate lets a single message have.
 LARGEST = 16 * 1024 * 1024
 # Characters of an outcome in Flower, as of any result.
@@ -68,7 +71,7 @@ class WaitingRoom:
             self._queue_for_pool(Run(self))
 
     def leave(self) -> list[Any]:
-        """Those that run together now: up to REDIRECT_BATCH events, the revoked ones left out."""
+        """Those that run together now: up to BATCHES * REDIRECT_BATCH events, the revoked ones left out."""
         self._queued = False
         together: list[Any] = []
         events = size = 0
@@ -76,7 +79,7 @@ class WaitingRoom:
             first = self._waiting[0]
             events += len(first.events)
             size += len(first.message.body or b"")
-            if together and (events > settings().batch or size > LARGEST):
+            if together and (events > BATCHES * settings().batch or size > LARGEST):
                 break
             self._waiting.popleft()
             if not first.revoked():
@@ -178,4 +181,9 @@ def run_together(
     if failed:
         return 1, result, runtime
     outcomes = iter(result)
-    return 0, [repr([next(outcomes) for _ in call])[:LONGEST_RESULT] for call in calls], runtime
+    return 0, [_told(list(islice(outcomes, len(call)))) for call in calls], runtime
+
+
+def _told(outcomes: list[Any]) -> str:
+    """As much as is shown: a few outcomes, and not the text of hundreds to be cut off."""
+    return repr(outcomes[:10])[:LONGEST_RESULT]

@@ -1,9 +1,9 @@
 """update_cache: the key that the AI reads before it answers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 from celery import Task, shared_task
 
 from config.settings import settings
@@ -38,7 +38,7 @@ return failed
 def value(state: State) -> str:
     """The JSON of the contract, section 3.5."""
     fields = {"ai_enabled": state.ai_enabled, "status": state.status}
-    return json.dumps(fields | {"destination": state.destination, "version": state.version})
+    return orjson.dumps(fields | {"destination": state.destination, "version": state.version}).decode()
 
 
 def write(states: Sequence[State]) -> Mapping[str, Exception]:

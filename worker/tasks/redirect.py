@@ -48,7 +48,7 @@ def redirect_conversation(*events: Any, **fields: Any) -> list[dict[str, Any]]:
     _announce(raws)
     accepted = _accept(raws)
     reach("after_commit_before_dispatch")
-    for outcome in accepted.outcomes[:TOLD_ONE_BY_ONE]:
+    for outcome in _worth_a_line(accepted.outcomes):
         _tell(outcome)
     log.info("redirects committed", action="redirects_committed", **Counter(o.outcome for o in accepted.outcomes))
     _ring(accepted)
@@ -95,6 +95,13 @@ def _announce(raws: Sequence[object]) -> None:
     for raw in named:
         asked = {name: raw.get(name) for name in ("event_id", "conversation_id", "destination")}
         log.info("redirect received", action="redirect_received", **asked)
+
+
+def _worth_a_line(outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    """Of many only those that somebody should look at."""
+    if len(outcomes) <= TOLD_ONE_BY_ONE:
+        return outcomes
+    return [outcome for outcome in outcomes if outcome.outcome == "rejected"][:TOLD_ONE_BY_ONE]
 
 
 def _tell(outcome: Outcome) -> None:

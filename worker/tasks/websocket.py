@@ -1,9 +1,9 @@
 """notify_websocket: the live channel that the gateway hands on to browsers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 from celery import Task, shared_task
 
 from worker.effects import Effect
@@ -28,7 +28,7 @@ def channel(owner_id: str | None) -> str:
 
 def frame(state: State) -> str:
     """The JSON of the contract, section 3.6; a client drops a version it already has."""
-    return json.dumps(
+    return orjson.dumps(
         {
             "type": "conversation_updated",
             "conversation_id": state.conversation_id,
@@ -38,9 +38,9 @@ def frame(state: State) -> str:
             "destination": state.destination,
             "version": state.version,
             "event_id": state.event_id,
-            "occurred_at": state.occurred_at.isoformat(),
+            "occurred_at": state.occurred_at,
         }
-    )
+    ).decode()
 
 
 def publish(states: Sequence[State]) -> Mapping[str, Exception]:
