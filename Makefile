@@ -35,9 +35,7 @@ check: setup  ## ruff, mypy strict, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-# The peers that we are compared with, and plots, in an environment of their own on our library versions. Renew its lock with
-# .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-#   --constraint requirements.lock --extra bench pyproject.toml -o requirements-bench.lock
+# The peers that we are compared with, and plots, in an environment of their own on our library versions.
 bench: .venv-bench/.done  ## measure beside plain Celery, Dramatiq, Procrastinate and DBOS (about 40 minutes; ARGS=--quick tries it)
 	@.venv-bench/bin/python -m benchmarks $(ARGS)
 
@@ -48,9 +46,12 @@ bench: .venv-bench/.done  ## measure beside plain Celery, Dramatiq, Procrastinat
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@
 
-lock: setup  ## renew requirements.lock from pyproject.toml
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
+
+lock: setup  ## renew both locks from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev pyproject.toml -o requirements.lock
+	@$(BIN)/$(LOCK) --extra dev -o requirements.lock
+	@$(BIN)/$(LOCK) --extra bench --constraint requirements.lock -o requirements-bench.lock
 
 clean:  ## remove .venv and caches (never your data in .redirect-worker)
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

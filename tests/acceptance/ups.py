@@ -21,7 +21,7 @@ from worker import embedded
 from worker.embedded.processes import free_port
 
 BIN = Path(sys.executable).parent
-OURS = ("DATABASE_URL", "BROKER_URL", "REDIS_URL", "SENTRY_DSN", "PORT")
+OURS = ("DATABASE_URL", "BROKER_URL", "REDIS_URL", "SENTRY_DSN", "PORT", "COLUMNS")
 # A start takes about 5 s, a stop about 2 s; a loaded machine is slow.
 UP_WITHIN = 60.0
 DOWN_WITHIN = 60.0

@@ -43,7 +43,7 @@ def test_enqueue_redirect_takes_an_array_as_a_row_each(service: Service) -> None
     assert service.rows("SELECT max(id) AS id FROM event_outbox") == [{"id": row}]
     first, second = taken(service)
     assert (first["event_id"], second["event_id"]) == ("e2", "e1")
-    assert first["occurred_at"] < second["occurred_at"]
+    assert first["received_at"] < second["received_at"]
 
 
 def test_enqueue_redirect_takes_a_cloudevent(service: Service) -> None:

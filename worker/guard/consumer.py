@@ -55,7 +55,7 @@ class GuardedConsumer(Consumer):
     def on_close(self) -> None:
         super().on_close()
         if self.waiting_room is not None:
-            self.waiting_room.close()
+            self.waiting_room.disconnected(delivered_again=not self.app.conf.broker_url.startswith("redis"))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._park(message, f"the body should be JSON: {exc}")

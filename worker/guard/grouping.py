@@ -90,10 +90,17 @@ class WaitingRoom:
         """Queue for a process of its own."""
         self._queue_for_pool(request)
 
-    def close(self) -> None:
-        """The connection is lost, and with it the right to acknowledge: the broker delivers all of this again."""
-        self._waiting.clear()
-        self.open = False
+    def disconnected(self, delivered_again: bool) -> None:
+        """The connection is lost, and with it the right to acknowledge, and Celery has emptied the queue for the pool.
+
+        If the broker delivers all of it again at once, what waits is dropped. If it does so only after minutes (the
+        visibility timeout of a Redis broker), what waits runs now: the second delivery changes nothing.
+        """
+        self._queued = False
+        if delivered_again:
+            self._waiting.clear()
+            self.open = False
+        self.call_for_pool()
 
 
 class Run:
