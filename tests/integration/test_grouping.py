@@ -98,9 +98,11 @@ def watched(service: Service) -> Iterator[list[dict[str, Any]]]:
         receiver = EventReceiver(connection, handlers={"*": seen.append}, app=service.producer)
         thread = threading.Thread(target=_listen, args=(receiver,), daemon=True)
         thread.start()
-        yield seen
-        receiver.should_stop = True
-        thread.join(5)
+        try:
+            yield seen
+        finally:
+            receiver.should_stop = True
+            thread.join(5)
 
 
 def _listen(receiver: EventReceiver) -> None:

@@ -6,9 +6,14 @@ from uuid import uuid4
 
 import structlog
 from kombu.transport import redis, virtual
-from redis.exceptions import ResponseError
+from kombu.utils.json import dumps
+from redis.exceptions import RedisError, ResponseError
 
 log = structlog.get_logger(__name__)
+
+# Taken off their lists when the connection was lost, before it could be noted: the message, and its queue. They are
+# nowhere but here until the next connection puts them back.
+ADRIFT: list[tuple[Any, str]] = []
 
 
 class QoS(redis.QoS):
@@ -24,6 +29,21 @@ class QoS(redis.QoS):
         except ResponseError as refused:
             log.warning("the broker takes no notes", action="delivery_not_noted", error=str(refused))
             virtual.QoS.append(self, message, delivery_tag)
+        except (RedisError, OSError):
+            ADRIFT.append((message._raw, message.delivery_info["routing_key"]))
+            raise
+
+
+def put_back(client: Any) -> None:
+    """Put what a lost connection left in our hands back on its list, the next to be read.
+
+    It may be noted after all, if only the answer was lost: then it comes twice, which changes nothing.
+    """
+    while ADRIFT:
+        message, queue = ADRIFT[-1]
+        client.rpush(queue, dumps(message))
+        ADRIFT.pop()
+        log.warning("a message that the lost connection had left here is put back", action="delivery_put_back")
 
 
 def delivered(properties: Mapping[str, Any], queue: str) -> dict[str, Any]:

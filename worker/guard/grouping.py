@@ -54,6 +54,8 @@ class WaitingRoom:
     def __init__(self, queue_for_pool: Callable[[Any], object]) -> None:
         self._queue_for_pool = queue_for_pool
         self._waiting: deque[Any] = deque()
+        # Given to the pool, and as far as we know not begun by a process.
+        self._given: list[Any] = []
         self._queued = False
         self.open = True
 
@@ -84,6 +86,7 @@ class WaitingRoom:
             self._waiting.popleft()
             if not first.revoked():
                 together.append(first)
+        self._given = [*_unbegun(self._given), *together]
         return together
 
     def alone(self, request: Any) -> None:
@@ -94,13 +97,21 @@ class WaitingRoom:
         """The connection is lost, and with it the right to acknowledge, and Celery has emptied the queue for the pool.
 
         If the broker delivers all of it again at once, what waits is dropped. If it does so only after minutes (the
-        visibility timeout of a Redis broker), what waits runs now: the second delivery changes nothing.
+        visibility timeout of a Redis broker), what waits runs now, and what the pool had not begun: the second delivery
+        changes nothing.
         """
         self._queued = False
         if delivered_again:
             self._waiting.clear()
             self.open = False
+        else:
+            self._waiting.extendleft(reversed(_unbegun(self._given)))
+        self._given = []
         self.call_for_pool()
+
+
+def _unbegun(requests: Sequence[Any]) -> list[Any]:
+    return [request for request in requests if request.time_start is None]
 
 
 class Run:

@@ -17,7 +17,7 @@ from kombu.transport import redis
 from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as Unreachable
 
-from worker.guard.delivery import QoS, delivered
+from worker.guard.delivery import ADRIFT, QoS, delivered, put_back
 from worker.guard.parking import LIST_ITEM
 from worker.guard.shape import DEEPEST, too_deep
 
@@ -43,6 +43,12 @@ class Channel(redis.Channel):
         if getattr(self.connection, "client", None) is None:
             raise Unreachable("the connection to the broker is closed")
         return super()._connparams(asynchronous=asynchronous)
+
+    def _brpop_start(self, *args: Any, **kwargs: Any) -> Any:
+        if ADRIFT:
+            with self.conn_or_acquire() as client:
+                put_back(client)
+        return super()._brpop_start(*args, **kwargs)
 
     def _receive_one(self, client: Any) -> Any:
         """One message of the control channel (Flower, `celery control`), which anybody can publish on."""
