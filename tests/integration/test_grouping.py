@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from celery.events import EventReceiver
+from kombu import pools
 
 from tests.eventually import eventually
 from tests.killers import BUGGY, DEADLY, SLOW, STUCK
@@ -244,6 +245,7 @@ def test_invariant_1_a_redis_broker_is_lost_under_a_full_waiting_room(service: S
         service.send(event("after it"))
         eventually(partial(all_applied, service, ["after it"]))
         assert worker.running
+    pools.reset()  # kombu's, which all tests of this process share: they hold connections that are dead now
 
 
 def test_invariant_1_the_connection_is_lost_under_a_full_waiting_room(rabbit_service: Service, rabbitmq: Any) -> None:
