@@ -115,7 +115,8 @@ def test_invariant_6_an_event_that_fails_each_time_stands_alone_in_the_end(haunt
         rows = kept(service, f"{culprit}-alone") + kept(service, f"{culprit}-inside")
         assert [(row["code"], row["source"]) for row in rows] == [(code, "redirect_conversation")] * 2
         assert all(row["error"].startswith("applying it ") for row in rows)
-        # Once more if it was first run together with others, and if its process died before it said that it had begun.
+        # Once more if it was first run together with others. A sixth meeting was seen once, on a loaded machine; why is
+        # not known yet.
         assert runs <= count(worker, f"met {culprit}-alone\n") <= runs + 2
     assert {row["event_id"] for row in service.redirects()} >= set(neighbours)
     assert not any(service.state(name) for name in culprits)

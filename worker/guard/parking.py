@@ -11,7 +11,7 @@ from sqlalchemy import Engine, NullPool
 
 from config.settings import settings
 from worker.db import rejected
-from worker.db.session import make_engine, translated
+from worker.db.session import make_engine
 from worker.errors import Transient
 
 log = structlog.get_logger(__name__)
@@ -86,9 +86,7 @@ def _kept(ticket: _Ticket) -> bool:
 
 def _keep(ticket: _Ticket) -> None:
     rows = [rejected.row(body, ticket.code, ticket.error, ticket.source) for body in ticket.bodies]
-    with translated(), _engine().begin() as connection:
-        for row in rows:
-            rejected.insert(connection, row)
+    rejected.keep_all(_engine(), rows)
 
 
 @lru_cache(maxsize=1)
