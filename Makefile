@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export REDIRECT_HOME ?= $(CURDIR)/.redirect-worker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check bench lock clean
+.PHONY: help setup demo up test slow check bench screenshots lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -26,8 +26,13 @@ demo: setup  ## everything from nothing: process the example events, break the c
 up: setup  ## stay up: worker, beat, gateway and Flower (Ctrl-C stops everything)
 	@$(BIN)/redirect-worker up
 
-test: setup  ## the whole test suite, on real servers that it starts itself
-	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile
+
+test: setup  ## the test suite, on real servers that it starts itself
+	@$(PYTEST) -m "not slow"
+
+slow: setup  ## the rest of the tests: faults under load, the page in Chromium, whole starts and stops
+	@$(PYTEST) -m slow
 
 check: setup  ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .
@@ -36,7 +41,7 @@ check: setup  ## ruff, mypy strict, import contracts
 	@$(BIN)/lint-imports --no-cache
 
 # The peers that we are compared with, and plots, in an environment of their own on our library versions.
-bench: .venv-bench/.done  ## measure beside plain Celery, Dramatiq, Procrastinate and DBOS (about 40 minutes; ARGS=--quick tries it)
+bench: .venv-bench/.done  ## measure beside plain Celery, Dramatiq, Procrastinate and DBOS (20 to 40 minutes; ARGS=--quick tries it)
 	@.venv-bench/bin/python -m benchmarks $(ARGS)
 
 .venv-bench/.done: requirements-bench.lock
@@ -45,6 +50,9 @@ bench: .venv-bench/.done  ## measure beside plain Celery, Dramatiq, Procrastinat
 	@echo '*' > .venv-bench/.gitignore
 	@.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@touch $@
+
+screenshots: setup  ## take the pictures of the page in docs/page again (needs chromium)
+	@$(BIN)/python -m tests.browser.screenshots
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml
 

@@ -14,11 +14,13 @@ from benchmarks.plan import Plan
 from benchmarks.processes import NotReady
 from benchmarks.run import run
 
-PARTS = ("latency", "memory", "sweep")
+PARTS = ("latency", "memory", "sweep", "sockets")
+# The part that may be measured by itself: it says for itself when and on what it was measured.
+ALONE = "sockets"
 
 
 def _names(_context: click.Context, option: click.Parameter, value: str | None) -> tuple[str, ...]:
-    known = PARTS if option.name == "skip" else tuple(system.name for system in SYSTEMS)
+    known = PARTS if option.name == "skip" else (*(system.name for system in SYSTEMS), ALONE)
     names = tuple(filter(None, (value or "").split(",")))
     if unknown := [name for name in names if name not in known]:
         raise click.BadParameter(f"{', '.join(unknown)}: there are {', '.join(known)}")
@@ -26,7 +28,9 @@ def _names(_context: click.Context, option: click.Parameter, value: str | None) 
 
 
 @click.command()
-@click.option("--only", callback=_names, help="Names of systems, with commas. Writes no docs.")
+@click.option(
+    "--only", callback=_names, help=f"Systems, with commas: writes no docs. {ALONE}: the rest of the docs stays."
+)
 @click.option("--skip", callback=_names, help=f"Any of {', '.join(PARTS)}, with commas. Writes no docs.")
 @click.option("--alternations", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--events", type=click.IntRange(1), help="The backlog of every system, at most its own default.")
@@ -45,8 +49,10 @@ def main(
     output: Path | None,
 ) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    alone = only == (ALONE,)
     chosen = [system for system in SYSTEMS if not only or system.name in only]
-    plan = Plan(chosen, alternations, events, seed, skip=frozenset(skip), quick=quick)
+    left_out = {ALONE} if only and ALONE not in only else set(PARTS) - {ALONE} if alone else set()
+    plan = Plan(chosen, alternations, events, seed, skip=frozenset(skip) | left_out, quick=quick)
     try:
         results = run(plan)
     except (CheckFailed, NotReady) as failure:
@@ -56,12 +62,12 @@ def main(
         click.echo("interrupted: all that was started is ended", err=True)
         sys.exit(130)
     figures = Figures(results)
-    for name in ("throughput", "cost", "latency", "sweep", "memory", "goal"):
+    for name in ("throughput", "cost", "latency", "sweep", "memory", "sockets", "goal"):
         table = getattr(tables, f"{name}_table")(figures)
         if len(table) > 1:
             click.echo(f"\n{tables.terminal(table)}")
-    if folder := output or (None if only or skip or quick or events else report.DOCS):
-        report.write(results, folder)
+    if folder := output or (None if (only and not alone) or skip or quick or events else report.DOCS):
+        report.write(report.merged(results, ALONE, folder) if alone else results, folder)
         click.echo(f"\nwritten: {folder / 'performance.md'}")
 
 

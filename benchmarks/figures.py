@@ -25,6 +25,9 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 
+CHANNELS = ("channels", "channels-core")
+
+
 class Figures:
     """Answers from the content of performance.json. None: not measured in this run."""
 
@@ -49,6 +52,21 @@ class Figures:
     def latency_ratio(self, name: str, other: str, share: float) -> float | None:
         ours, theirs = self.latency(name, share), self.latency(other, share)
         return ours.median / theirs.median if ours and theirs else None
+
+    def of_sockets(self, name: str, figure: str) -> Spread | None:
+        """`p50`, `p99` (milliseconds), or another figure of a turn: `kib_per_socket`, `cpu_ms`, ..."""
+        systems = {system["name"]: system for system in (self.results.get("sockets") or {}).get("systems", ())}
+        if name not in systems:
+            return None
+        runs = systems[name]["runs"]
+        share = {"p50": 50, "p99": 99}.get(figure)
+        return spread([run[figure] if share is None else run["percentiles_ms"][share] for run in runs])
+
+    def sockets_ratio(self, figure: str) -> float | None:
+        """The gateway's median over the better of Django Channels' two layers, with clients like browsers."""
+        ours = self.of_sockets("gateway", figure)
+        theirs = [one.median for name in CHANNELS if (one := self.of_sockets(name, figure))]
+        return ours.median / min(theirs) if ours and theirs else None
 
     def sweep_growth(self, figure: str) -> float | None:
         """The cost with the most conversations over the cost with the fewest: `due_ms` or `sweep_ms`."""

@@ -38,7 +38,7 @@ class Goal:
 
 
 def goals(figures: Figures) -> list[Goal]:
-    return [*_throughput(figures), *_latency(figures), *_cost(figures)]
+    return [*_throughput(figures), *_latency(figures), *_cost(figures), *_sockets(figures)]
 
 
 def _throughput(figures: Figures) -> Iterator[Goal]:
@@ -73,3 +73,8 @@ def _cost(figures: Figures) -> Iterator[Goal]:
     )
     yield Goal("sweep with nothing due, most / fewest conversations", figures.sweep_growth("sweep_ms"), 1.2, most=True)
     yield Goal("memory of a worker, 200,000 / 20,000 redirects", figures.memory_growth(), 1.1, most=True)
+
+
+def _sockets(figures: Figures) -> Iterator[Goal]:
+    for what, figure in (("publish to frame, p99", "p99"), ("memory per socket", "kib_per_socket")):
+        yield Goal(f"sockets, {what}: Django Channels", figures.sockets_ratio(figure), 0.5, most=True)

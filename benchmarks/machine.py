@@ -46,8 +46,12 @@ def _cpu_model() -> str:
 
 def differences() -> list[str]:
     """Where this environment differs from requirements.lock: then it is not this service that is measured."""
-    locked = re.findall(r"^([a-z0-9-]+)==([^ ;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
-    return [f"{name} {found}, not {wanted}" for name, wanted in locked if (found := _found(name)) not in (None, wanted)]
+    locked: dict[str, list[str]] = {}  # more than one where Python's version decides
+    for name, wanted in re.findall(r"^([a-z0-9-]+)==([^ ;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE):
+        locked.setdefault(name, []).append(wanted)
+    found = {name: _found(name) for name in locked}
+    wrong = [name for name, wanted in locked.items() if found[name] not in (None, *wanted)]
+    return [f"{name} {found[name]}, not {' or '.join(locked[name])}" for name in wrong]
 
 
 def _found(name: str) -> str | None:

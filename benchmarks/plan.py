@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.catalogue import SLOWEST
+from benchmarks.sockets.load import Load
+from benchmarks.sockets.systems import SERVERS
 from benchmarks.systems import System
 
 WARM_UP = 200
@@ -11,6 +13,8 @@ WARM_UP = 200
 LATENCY_EVENTS = 150
 GROWTH_STEP = 20_000
 SWEEP_SIZES = (10_000, 1_000_000, 5_000_000)
+# Fewer than of the systems: each takes about a minute for each server, and medians of 20,000 frames are steady.
+SOCKET_ALTERNATIONS = 3
 # Seconds that a run takes besides its backlog: stores, start, warm-up, checks. And for each event: publishing it.
 AROUND, PUBLISH = 7.0, 0.0003
 
@@ -41,6 +45,14 @@ class Plan:
     def sweep_sizes(self) -> Sequence[int]:
         return (1_000, 10_000, 50_000) if self.quick else SWEEP_SIZES
 
+    @property
+    def socket_alternations(self) -> int:
+        return min(self.alternations, SOCKET_ALTERNATIONS)
+
+    @property
+    def load(self) -> Load:
+        return Load(sockets=200, seconds=3) if self.quick else Load()
+
     def backlog(self, system: System) -> int:
         most = self.events or (min(300, SLOWEST) if self.quick else system.backlog)
         return min(most, system.backlog)
@@ -70,4 +82,6 @@ class Plan:
             total += 20 + 10 * self.growth_step * (PUBLISH + 1 / growing.expected)
         if "sweep" not in self.skip:
             total += 30 + sum(self.sweep_sizes) * 2.5e-5
+        if "sockets" not in self.skip:
+            total += self.socket_alternations * len(SERVERS) * self.load.turn_seconds
         return total

@@ -20,7 +20,7 @@ def draw(figures: Figures, folder: Path) -> list[str]:
     mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "redirect-worker", "font.size": 10, "axes.grid": True}
     mpl.rcParams |= {"axes.spines.top": False, "axes.spines.right": False, "grid.alpha": 0.3, "axes.axisbelow": True}
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = {"throughput": _throughput, "latency": _latency, "sweep": _sweep, "memory": _memory}
+    drawn = {"throughput": _throughput, "latency": _latency, "sweep": _sweep, "memory": _memory, "sockets": _sockets}
     return [name for name, plot in drawn.items() if _saved(plot(figures), folder / f"{name}.svg")]
 
 
@@ -123,4 +123,21 @@ def _memory(figures: Figures) -> Any:
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_ylabel("MiB (USS)")
     axes.legend(fontsize=9)
+    return figure
+
+
+def _sockets(figures: Figures) -> Any:
+    sockets = figures.results.get("sockets")
+    if not sockets:
+        return None
+    figure, axes = _axes(9, 4, f"Publish to frame, {sockets['sockets']:,} open sockets")
+    for system, colour in zip(sockets["systems"], (OURS, PEER, FLOOR, TASK), strict=True):
+        for number, run in enumerate(system["runs"]):
+            label = None if number else system["label"]
+            axes.plot(run["percentiles_ms"], range(101), color=colour, linewidth=1, label=label)
+    axes.set_xlabel("milliseconds (log scale); a line for each alternation")
+    axes.set_ylabel("% of the frames")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure

@@ -27,6 +27,12 @@ def write(results: dict[str, Any], folder: Path = DOCS) -> None:
     page.write_text(_page(figures, drawn, _by_hand(page)))
 
 
+def merged(results: dict[str, Any], part: str, folder: Path) -> dict[str, Any]:
+    """The results that `folder` has, with this one part of `results` in them; `results` where it has none."""
+    kept = folder / "performance.json"
+    return json.loads(kept.read_text()) | {part: results[part]} if kept.exists() else results
+
+
 def _by_hand(page: Path) -> str:
     text = page.read_text() if page.exists() else ""
     _, begin, rest = text.partition(BEGIN)
@@ -45,16 +51,45 @@ def _page(figures: Figures, drawn: list[str], by_hand: str) -> str:
         "applied": _applied(results),
         "by_hand": f"{BEGIN}\n{by_hand}\n{END}",
         "machine": tables.markdown(tables.pairs_table(["machine", ""], results["machine"])),
-        "versions": tables.markdown(tables.pairs_table(["software", "version"], results["versions"])),
+        "versions": tables.markdown(tables.pairs_table(["software", "version"], _versions(results))),
+        "listeners_percent": _most(results.get("sockets"), "listeners_percent"),
+        "publisher_percent": _most(results.get("sockets"), "publisher_percent"),
+        "sockets_conditions": _conditions(results.get("sockets")),
         "postgres": ", ".join(f"`{name} = {value}`" for name, value in sorted(results["postgres"].items())),
     }
-    for name in ("goal", "throughput", "cost", "latency", "sweep", "memory"):
+    for name in ("goal", "throughput", "cost", "latency", "sweep", "memory", "sockets"):
         made[f"{name}_table"] = tables.markdown(getattr(tables, f"{name}_table")(figures))
         made[f"{name}_plot"] = f"![{name}](performance/{name}.svg)" if name in drawn else ""
     text = TEMPLATE.read_text()
     for name, value in made.items():
         text = text.replace(f"{{{{{name}}}}}", value)
     return text
+
+
+def _versions(results: dict[str, Any]) -> dict[str, str]:
+    versions: dict[str, str] = results["versions"] | (results.get("sockets") or {}).get("versions", {})
+    return versions
+
+
+def _conditions(sockets: dict[str, Any] | None) -> str:
+    """How many sockets of how many owners, how many updates, and when."""
+    if sockets is None:
+        return "Not measured in this run."
+    each, machine = sockets["sockets"] // sockets["owners"], sockets["machine"]
+    fewer = "" if sockets["sockets"] == sockets["asked"] else f" ({sockets['asked']:,} exceed the limit on open files)"
+    return (
+        f"{sockets['sockets']:,} sockets{fewer} on one process, {each} of each of {sockets['owners']:,} owners;"
+        f" {sockets['rate']:g} updates per second for {sockets['publishing']:g} s, each for one owner:"
+        f" {sockets['rate'] * each:,.0f} frames per second. Measured on {sockets['date']},"
+        f" {sockets['alternations']} alternations in {sockets['seconds'] / 60:.0f} minutes, on {machine['cores']} cores"
+        f" ({machine['CPU']}), load before: {machine['load before the run']}."
+    )
+
+
+def _most(sockets: dict[str, Any] | None, figure: str) -> str:
+    """The highest of any turn."""
+    found = [run[figure] for system in (sockets or {}).get("systems", ()) for run in system["runs"]]
+    return f"{max(found, default=0):.0f}"
 
 
 def _applied(results: dict[str, Any]) -> str:

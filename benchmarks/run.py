@@ -1,4 +1,4 @@
-"""A whole run: the alternations, then memory and sweep."""
+"""A whole run: the alternations, then memory, sweep and sockets."""
 
 import time
 from datetime import UTC, datetime
@@ -11,6 +11,7 @@ from benchmarks.events import Source
 from benchmarks.plan import WARM_UP, Plan
 from benchmarks.processes import NotReady
 from benchmarks.services import Services
+from benchmarks.sockets import alternations as sockets
 from benchmarks.systems import System, on_stage
 
 
@@ -36,6 +37,9 @@ def run(plan: Plan) -> dict[str, Any]:
         sweeps = None
         if "sweep" not in plan.skip:
             sweeps = sweep.measure(services, plan.sweep_sizes, plan.alternations, say)
+        live = None
+        if "sockets" not in plan.skip:
+            live = sockets.measure(services, plan.load, plan.socket_alternations, say)
         return {
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "seconds": time.monotonic() - started,
@@ -48,6 +52,7 @@ def run(plan: Plan) -> dict[str, Any]:
             "systems": list(found.values()),
             "memory": memory,
             "sweep": sweeps,
+            "sockets": live,
         }
 
 
@@ -82,20 +87,20 @@ def _alternate(plan: Plan, services: Services, found: dict[str, dict[str, Any]])
 
 
 def _one(plan: Plan, services: Services, system: System, seed: int) -> tuple[dict[str, Any], list[float]]:
-    """One turn of one system; the latency is measured on the processes that have just done their backlog."""
+    """One turn of one system; latency first, as backlogs differ and so does what the servers tidy up after them."""
     source, count = Source(seed), plan.backlog(system)
     warm, backlog = source.take(WARM_UP, "warm"), source.take(count)
     quiet = source.take(plan.latency_events, "quiet") if plan.latency(system) else []
     with on_stage(services, system) as stage:
         throughput.warm_up(system, stage, warm)
-        found = throughput.measure(system, stage, backlog, len(warm))
-        found["outcomes"] = system.check(stage, len(warm) + count)
+        times = latency.measure(system, stage, quiet) if quiet else []
+        done = len(warm) + len(quiet)
+        throughput.wait_for(system, stage, done)
+        if times:
+            say(f"  latency: median {sorted(times)[len(times) // 2]:.1f} ms")
+        found = throughput.measure(system, stage, backlog, done)
+        found["outcomes"] = system.check(stage, done + count)
         say(
             f"  {found['rate']:,.0f}/s, {found['cpu_ms']:.2f} ms CPU, {found['statements']:.2f} statements per redirect"
         )
-        times = latency.measure(system, stage, quiet) if quiet else []
-        if times:
-            throughput.wait_for(system, stage, len(warm) + count + len(quiet))
-            system.check(stage, len(warm) + count + len(quiet))
-            say(f"  latency: median {sorted(times)[len(times) // 2]:.1f} ms")
         return found, times

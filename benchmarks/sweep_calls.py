@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import text
-
 from config.settings import settings
 from worker.app import app
 from worker.db import side_effects
@@ -42,8 +40,9 @@ def milliseconds(call: Callable[[], object]) -> float:
 
 def plan() -> Any:
     with engine().connect() as connection:
-        explained = text("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + str(side_effects._DUE))
-        return connection.scalar(explained, {"kinds": KINDS})
+        side_effects._DUE.run(connection, kinds=KINDS)
+        explained = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE due_0 (%(kinds)s)"
+        return connection.exec_driver_sql(explained, {"kinds": KINDS}).scalar()
 
 
 def main() -> None:

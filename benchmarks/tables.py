@@ -84,6 +84,24 @@ def memory_table(figures: Figures) -> Table:
     return [["redirects", "worker, MiB", "intake, MiB"], *rows]
 
 
+def sockets_table(figures: Figures) -> Table:
+    columns = {
+        "p50, ms": ("p50", 1),
+        "p99, ms": ("p99", 1),
+        "frames lost": ("lost", 0),
+        "memory per socket, KiB": ("kib_per_socket", 1),
+        "CPU ms per frame": ("cpu_ms", 3),
+        "CPU, % of a core": ("cpu_percent", 0),
+        "stores' CPU ms per update": ("stores_cpu_ms", 3),
+        "all open after, s": ("open_seconds", 0),
+    }
+    rows = []
+    for system in (figures.results.get("sockets") or {}).get("systems", ()):
+        found = [(figures.of_sockets(system["name"], figure), digits) for figure, digits in columns.values()]
+        rows.append([system["label"], *(_with_spread(one, digits) for one, digits in found)])
+    return [["system", *columns], *rows]
+
+
 def pairs_table(head: Sequence[str], pairs: dict[str, str]) -> Table:
     return [list(head), *([name, value] for name, value in pairs.items())]
 
@@ -94,6 +112,10 @@ def _broker(name: str) -> str:
 
 def _figure(found: Spread | None, digits: int) -> str:
     return f"{found.median:.{digits}f}" if found else ""
+
+
+def _with_spread(found: Spread | None, digits: int) -> str:
+    return f"{found.median:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})" if found else ""
 
 
 def _median(values: Sequence[float]) -> str:

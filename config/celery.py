@@ -11,6 +11,7 @@ from config.settings import Settings
 # Not one interval: `expires` is judged by the worker's clock, and a clock that is minutes off would silently drop
 # every sweep, the very thing that heals the rest. (docs/decisions/0004-sweeps-expire-late.md)
 SWEEP_EXPIRES = 7200
+PRUNE_INTERVAL = 3600.0
 
 
 class TypedQueue(Queue):
@@ -146,7 +147,12 @@ def _beat(settings: Settings) -> dict[str, Any]:
                 "schedule": settings.sweep_interval,
                 "options": on_time,
             },
-            "prune_history": {"task": "prune_history", "schedule": 3600.0, "options": on_time},
+            "reconcile_conversations": {
+                "task": "reconcile_conversations",
+                "schedule": settings.reconcile_interval,
+                "options": on_time,
+            },
+            "prune_history": {"task": "prune_history", "schedule": PRUNE_INTERVAL, "options": on_time},
         },
         # Intervals only, so no file: schedule files corrupt (celery#4777, #8008).
         "beat_scheduler": "celery.beat:Scheduler",

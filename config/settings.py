@@ -4,8 +4,9 @@ import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 # Jitter adds up to this share to every retry wait, so that what failed together does not return together.
@@ -14,6 +15,9 @@ LONGEST_QUICK_RETRY = 30.0
 """Seconds: the longest wait that worker/policy.py hands to the broker; a test keeps the two equal."""
 SHORTEST_TOKEN = 16
 """Characters: what nobody guesses, if chance made it."""
+SHORTEST_SECRET = 32
+"""Characters: HS256 wants a key as long as its hash (RFC 7518, section 3.2)."""
+LOOPBACK = ("127.0.0.1", "localhost")
 
 DESTINATIONS = {
     "ai": "AI Assistant",
@@ -42,10 +46,25 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(None, validation_alias="BROKER_URL")
     redis_url: str | None = Field(None, validation_alias="REDIS_URL")
     sentry_dsn: str | None = Field(None, validation_alias="SENTRY_DSN")
+    otlp_endpoint: str | None = Field(None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
     port: int = Field(8000, validation_alias="PORT", ge=0, le=65535)
     flower_port: int = Field(5555, ge=0, le=65535)
     home: Path = Path(".redirect-worker")
+
+    host: str = "127.0.0.1"
+    # The names by which browsers call us: the Host header of a request and the Origin of a WebSocket.
+    hosts: Annotated[tuple[str, ...] | None, NoDecode] = None
     http_tokens: Annotated[tuple[SecretStr, ...] | None, NoDecode] = None
+    metrics_tokens: Annotated[tuple[SecretStr, ...] | None, NoDecode] = None
+    jwt_secret: SecretStr | None = Field(None, min_length=SHORTEST_SECRET)
+    jwt_jwks: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    jwt_lifetime: float = Field(3600, gt=0)
+    sockets: int = Field(10_000, gt=0)
+    sockets_per_token: int = Field(20, gt=0)
+    # `up` sets it: the page is given a token, and a demo plays with customers who are typed.
+    development: bool = False
 
     destinations: Annotated[dict[str, str], NoDecode] = DESTINATIONS
     record_store: str = "worker.db.records:BundledRecords"
@@ -61,6 +80,7 @@ class Settings(BaseSettings):
     # Events in one task: what one transaction and one pipeline carry with ease.
     batch: int = Field(200, ge=1, le=10_000)
     sweep_interval: float = Field(2, gt=0)
+    reconcile_interval: float = Field(30, gt=0)
     # One process for each of the three kinds, and one that no broken copy can keep from new redirects.
     concurrency: int = Field(4, ge=1)
     task_time_limit: float = Field(30, gt=0)
@@ -76,26 +96,67 @@ class Settings(BaseSettings):
             raise ValueError('REDIRECT_DESTINATIONS should be a JSON object of value to label that has "ai"')
         return catalogue
 
-    @field_validator("http_tokens", mode="before")
+    @field_validator("http_tokens", "metrics_tokens", mode="before")
     @classmethod
-    def _listed(cls, value: object) -> object:
+    def _listed(cls, value: object, field: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
+        variable = f"REDIRECT_{str(field.field_name).upper()}"
         try:
             listed = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
             tokens = [token.strip() for token in listed]
         except (ValueError, AttributeError):
-            raise ValueError("REDIRECT_HTTP_TOKENS should be tokens with commas between, or a JSON array") from None
+            raise ValueError(f"{variable} should be tokens with commas between, or a JSON array") from None
         if not any(tokens):  # nobody would be asked for a token, by an accident of writing
-            raise ValueError("REDIRECT_HTTP_TOKENS should be left out where there is no token in it")
+            raise ValueError(f"{variable} should be left out where there is no token in it")
         return [token for token in tokens if token]
 
-    @field_validator("http_tokens")
+    @field_validator("http_tokens", "metrics_tokens")
     @classmethod
-    def _long_enough(cls, tokens: tuple[SecretStr, ...] | None) -> tuple[SecretStr, ...] | None:
+    def _long_enough(cls, tokens: tuple[SecretStr, ...] | None, field: ValidationInfo) -> tuple[SecretStr, ...] | None:
         if any(len(token) < SHORTEST_TOKEN for token in tokens or ()):
-            raise ValueError(f"each token of REDIRECT_HTTP_TOKENS should have at least {SHORTEST_TOKEN} characters")
+            variable = f"REDIRECT_{str(field.field_name).upper()}"
+            raise ValueError(f"each token of {variable} should have at least {SHORTEST_TOKEN} characters")
         return tokens
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return [name.strip().lower() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @property
+    def asks_for_tokens(self) -> bool:
+        """Whether readers have to bring one. Without a key there is nothing to check one with."""
+        return self.jwt_secret is not None or self.jwt_jwks is not None
+
+    @model_validator(mode="after")
+    def _one_kind_of_key(self) -> Self:
+        if self.jwt_secret is not None and self.jwt_jwks is not None:
+            raise ValueError("REDIRECT_JWT_SECRET and REDIRECT_JWT_JWKS exclude each other: set one")
+        return self
+
+    @field_validator("jwt_jwks")
+    @classmethod
+    def _nobody_in_between(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if parts.scheme not in ("", "file", "https") and parts.hostname not in LOOPBACK:
+            raise ValueError("REDIRECT_JWT_JWKS should be a file or an https:// address: others could set the keys")
+        return value
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> Self:
+        if self.host in LOOPBACK:
+            return self
+        needed = {
+            "REDIRECT_JWT_SECRET or REDIRECT_JWT_JWKS": self.asks_for_tokens,
+            "REDIRECT_HTTP_TOKENS": self.http_tokens,
+            "REDIRECT_HOSTS": self.hosts,
+        }
+        if missing := [name for name, there in needed.items() if not there]:
+            raise ValueError(f"on the address {self.host} strangers can call: set {', '.join(missing)} first")
+        if self.development:
+            raise ValueError(f"REDIRECT_DEVELOPMENT gives a token to everybody: not on the address {self.host}")
+        return self
 
     @model_validator(mode="after")
     def _times_nest(self) -> Self:

@@ -1,6 +1,7 @@
 """Real servers for every test: started once from the wheels, a fresh database from a template for each test."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from worker.db import migrations
 from worker.db.session import psycopg2_url
 
 _numbers = count(1)
+# What `make test` leaves to `make slow`, but for what is marked `quick` there.
+_SLOW = {Path(__file__).with_name(name) for name in ("browser", "chaos")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _SLOW.intersection(item.path.parents) and item.get_closest_marker("quick") is None:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +41,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 def fresh_database(admin_url: str) -> str:
     """The URL of a new copy of the migrated database."""
     name = f"test_{next(_numbers)}"
-    engine = create_engine(psycopg2_url(admin_url), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    limit = {"connect_timeout": 20}  # or a server that does not answer would be a test that says nothing for minutes
+    url = psycopg2_url(admin_url)
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args=limit)
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE redirect STRATEGY file_copy"))
     return admin_url.rsplit("/", 1)[0] + f"/{name}"
@@ -73,3 +84,11 @@ def running(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     service = make_service(servers, tmp_path_factory.mktemp("running"))
     with service.worker(), service.beat():
         yield service
+
+
+@pytest.fixture
+def own_cache(service: Service, tmp_path: Path) -> Iterator[tuple[Service, Path]]:
+    """A service whose Redis can be stopped and started, and the home it runs in."""
+    home = tmp_path / "home"
+    yield replace(service, redis_url=embedded.start(home, ["cache"])["cache"]), home
+    embedded.stop(home)

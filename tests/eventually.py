@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def eventually(fact: Callable[[], T], within: float = 30.0, every: float = 0.05) -> T:
+def eventually(fact: Callable[[], T], within: float = 60.0, every: float = 0.05) -> T:
     """The first truthy answer of `fact` within so many seconds; fails saying what it last saw."""
     deadline = time.monotonic() + within
     seen: object = None

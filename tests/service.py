@@ -80,7 +80,7 @@ class Service:
         try:
             if ready is not None:
                 eventually(lambda: process.says(ready) or not process.running, within=30)
-                assert process.running, process.log.read_text(errors="replace")
+                assert process.says(ready), process.log.read_text(errors="replace")
             yield process
         finally:
             process.kill()

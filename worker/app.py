@@ -7,7 +7,7 @@ import structlog
 from celery import Celery, signals
 from kombu.transport import TRANSPORT_ALIASES
 
-from config import logging, sentry
+from config import logging, sentry, tracing
 from config.celery import options
 from config.settings import settings
 from worker import json_queue, tasks
@@ -39,6 +39,8 @@ def _own_logging(**_: Any) -> None:
 @signals.worker_init.connect
 def _worker_starts(**_: Any) -> None:
     sentry.start("worker")
+    tracing.start("worker")
+    from worker.guard import clock  # noqa: F401 - only a worker answers, and only there this import costs nothing
 
 
 @signals.beat_init.connect

@@ -1,8 +1,11 @@
 """`doctor`: is everything that the service stands on there, and set as it must be?"""
 
+import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
 
 from redis import Redis
 from sqlalchemy import Engine, text
@@ -11,10 +14,13 @@ from sqlalchemy.engine import make_url
 from config.settings import Settings
 from worker.db import migrations
 from worker.db.session import engine
+from worker.policy import POLICIES
 from worker.redis_client import client
 
 # Seconds that a due side effect may wait before somebody should ask whether worker and beat run.
 LATE = 30.0
+# Seconds that two clocks may differ, and that workers have to answer.
+SKEW, PING = 5.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Every check, in order; one that cannot be made is a bad finding, never an exception."""
     checks: list[tuple[str, Callable[[Settings], Iterator[Finding]]]] = [
+        ("versions", _this),
         ("database", _database),
         ("broker", _broker),
         ("cache", _cache),
@@ -46,6 +53,15 @@ def _safely(name: str, check: Callable[[Settings], Iterator[Finding]], settings:
     return findings
 
 
+def _this(settings: Settings) -> Iterator[Finding]:
+    packages = ("redirect-worker", "celery", "kombu", "redis", "sqlalchemy")
+    told = [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
+    yield Finding("versions", True, ", ".join(told))
+    enough = len(POLICIES) + 1
+    says = f"{settings.concurrency}; with fewer than {enough} a copy that hangs may hold up redirects"
+    yield Finding("worker processes", settings.concurrency >= enough, f"{says}: set REDIRECT_CONCURRENCY")
+
+
 def _database(_settings: Settings) -> Iterator[Finding]:
     database = engine()
     with database.connect() as connection:
@@ -54,10 +70,11 @@ def _database(_settings: Settings) -> Iterator[Finding]:
         durable = connection.scalar(text("SHOW synchronous_commit"))
         yield Finding("synchronous_commit", durable != "off", f"{durable}; off would lose redirects in a crash")
         skew = connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())::float8")) - time.time()
-        yield Finding("clock", abs(skew) < 5, f"the database is {skew:+.1f} s from this machine")
+        yield Finding("clock", abs(skew) < SKEW, f"the database is {skew:+.1f} s from this machine")
     current, head = migrations.current(database), migrations.head()
-    says = f"{current}" if current == head else f"{current}, should be {head}: run `redirect-worker migrate`"
-    yield Finding("schema", current == head, says)
+    fits, newer = migrations.fits(current), "" if current == head else f", newer than this version's {head}"
+    says = f"{current}{newer}" if fits else f"{current}, should be {head}: run `redirect-worker migrate`"
+    yield Finding("schema", fits, says)
     if current is not None:
         yield from _side_effects(database)
 
@@ -82,7 +99,8 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     url = settings.url("broker_url")
     with app.connection_for_read() as connection:
         connection.ensure_connection(max_retries=1, timeout=2)
-        yield Finding("broker", True, make_url(url).render_as_string(hide_password=True))
+        shown = "; ".join(_hidden(each) for each in url.split(";"))
+        yield Finding("broker", True, f"{_product(connection)} at {shown}")
         if not url.startswith("redis"):
             from worker import doctor_rabbitmq
 
@@ -95,10 +113,43 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding("broker eviction", policy == "noeviction", f"maxmemory-policy {policy}; another would drop tasks")
         yield Finding("broker durability", kept == "yes", f"appendonly {kept}; no would lose queued tasks in a restart")
 
+    yield _clocks(app)
+
+
+def _product(connection: Any) -> str:
+    """The server behind a kombu connection, and its version."""
+    if connection.transport.driver_type == "redis":
+        return _server(connection.default_channel.client.info("server"))
+    told = connection.default_channel.connection.server_properties
+    return f"{told.get('product', 'a broker')} {told.get('version', 'of unknown version')}"
+
+
+def _server(info: Any) -> str:
+    product = "Valkey" if "valkey_version" in info else "Redis"
+    return f"{product} {info.get('valkey_version') or info['redis_version']}"
+
+
+def _clocks(app: Any) -> Finding:
+    """Of the machines with workers, against this one's; an answer is up to PING old."""
+    asked = time.time()
+    answers = app.control.broadcast("wall_clock", reply=True, timeout=PING) or []
+    skews = {host: told["now"] - asked for answer in answers for host, told in answer.items() if "now" in told}
+    wrong = [f"{host} is {skew:+.1f} s off" for host, skew in sorted(skews.items()) if abs(skew) >= SKEW + PING]
+    if not skews:
+        return Finding("worker clocks", True, "no worker answers, so none was compared")
+    says = f"{'; '.join(wrong)}: set the clock there (NTP)" if wrong else f"{len(skews)} within {SKEW:.0f} s"
+    return Finding("worker clocks", not wrong, says)
+
+
+def _hidden(url: str) -> str:
+    return make_url(url).render_as_string(hide_password=True)
+
 
 def _cache(settings: Settings) -> Iterator[Finding]:
-    client().ping()
-    yield Finding("cache", True, "answers")
+    yield Finding("cache", True, _server(client().info("server")))
+    told: Any = client().time()
+    skew = told[0] + told[1] / 1e6 - time.time()
+    yield Finding("cache clock", abs(skew) < SKEW, f"the cache is {skew:+.1f} s from this machine")
     apart = settings.url("redis_url") != settings.url("broker_url")
     says = "yes" if apart else "no: a full or flushed cache would take the queue along"
     yield Finding("broker and cache apart", apart, says)

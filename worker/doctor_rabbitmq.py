@@ -8,10 +8,10 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-from amqp.exceptions import NotFound
 from kombu import Connection, Queue
 
 from worker import json_queue
+from worker import queues as queues_of
 
 REDIRECTS = "redirects"
 # Deliveries of one redirect. While the database is away it goes back to its queue every eight seconds: that is nine
@@ -31,7 +31,7 @@ Answer = tuple[str, bool, str]
 def examine(connection: Connection, queues: Sequence[Queue], api: str | None) -> Iterator[Answer]:
     """The findings about a connected broker; `api` is the management API's URL, if not at its usual place."""
     everything = [*(queue.name for queue in queues), json_queue.QUEUE.name, json_queue.DEAD_LETTERS.name]
-    waiting = {name: _waiting(connection, name) for name in everything}
+    waiting = {name: queues_of.waiting(connection, name) for name in everything}
     missing = [name for name, count in waiting.items() if count is None]
     yield (
         "queues",
@@ -44,17 +44,6 @@ def examine(connection: Connection, queues: Sequence[Queue], api: str | None) ->
     yield "dead letters", dead == 0, f"{dead} in {json_queue.DEAD_LETTERS.name}, each needs a person (docs/rabbitmq.md)"
     if waiting[REDIRECTS] is not None:
         yield _policy(connection, api)
-
-
-def _waiting(connection: Connection, name: str) -> int | None:
-    """How many messages of a queue are in nobody's hand; None when there is no such queue."""
-    channel: Any = connection.channel()  # an error closes it
-    try:
-        return int(channel.queue_declare(queue=name, passive=True).message_count)
-    except NotFound:
-        return None
-    finally:
-        channel.close()
 
 
 def _policy(connection: Connection, api: str | None) -> Answer:

@@ -32,10 +32,14 @@ class Effect:
 
     It returns the error of each conversation that failed (empty: all are written), or raises when all did.
     Permanent means that trying again cannot help; anything else is tried again.
+
+    `drifted` finds the states whose copy does not show them: their ids, with the version that is shown instead (None:
+    none that can be read). None in its place where there is no copy to look at. It raises as `write` does.
     """
 
     kind: str
     write: Callable[[Sequence[State]], Mapping[str, Exception]]
+    drifted: Callable[[Sequence[State]], Mapping[str, int | None]] | None = None
 
     @property
     def policy(self) -> Policy:
@@ -75,29 +79,29 @@ def drain(engine: Engine, effect: Effect) -> Settled:
     """
     settled = Settled()
     deadline = time.monotonic() + BUDGET
-    while _work(engine, effect, settled, deadline) and side_effects.due(engine, [effect.kind]):
+    missed = 0
+    while (found := _once(engine, effect, settled)) is not None and side_effects.due(engine, [effect.kind]):
+        missed = 0 if found else missed + 1
+        if missed == 2:
+            break  # due, and twice not to be had: another transaction holds it
         if time.monotonic() > deadline:
             settled.more = True
             break
     return settled
 
 
-def _work(engine: Engine, effect: Effect, settled: Settled, deadline: float) -> bool:
-    """Whether it is worth looking again."""
-    with side_effects.alone(engine, effect.kind) as connection:
-        worked = False
-        while connection is not None:
-            rows = side_effects.claim(connection, effect.kind, effect.policy, limit=ROUND, jitter=JITTER)
-            if not rows:
-                break
-            done = _attempt(effect, rows, side_effects.states(connection, rows))
+def _once(engine: Engine, effect: Effect, settled: Settled) -> int | None:
+    """How many rows were due; None when it is not worth looking again, now that the kind is free for others."""
+    with side_effects.desk(engine) as connection:
+        claim = side_effects.claim(connection, effect.kind, effect.policy, limit=ROUND, jitter=JITTER)
+        if claim is None:
+            return None
+        if claim.rows:
+            done = _attempt(effect, claim.rows, claim.states)
             _settle(connection, effect, done, settled)
             if done.out:
-                return False  # what is left would fail too: the schedule and the sweep come back to it
-            worked = True
-            if len(rows) < ROUND or time.monotonic() > deadline:
-                break  # that was all, or enough; what came since is looked for once the kind is free
-        return worked
+                return None  # what is left would fail too: the schedule and the sweep come back to it
+        return len(claim.rows)
 
 
 def _attempt(effect: Effect, rows: Sequence[Claimed], states: Sequence[State]) -> _Round:

@@ -16,6 +16,10 @@ class Permanent(WorkerError):
     """Trying again cannot help; a person must look."""
 
 
+class SideEffectParked(WorkerError):
+    """The quick retries of a side effect have ended: the sweep tries again. For Flower; nobody has to act."""
+
+
 class SideEffectDead(Permanent):
     """No schedule retries this side effect any more; a person must look."""
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from worker.errors import Rejected
 from worker.events import Event
@@ -31,6 +32,19 @@ class State:
     @property
     def status(self) -> str:
         return status_of(self.destination)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What every copy shows of it, by the names of the contract; times as they are."""
+        return {
+            "conversation_id": self.conversation_id,
+            "owner_id": self.owner_id,
+            "status": self.status,
+            "ai_enabled": self.ai_enabled,
+            "destination": self.destination,
+            "version": self.version,
+            "event_id": self.event_id,
+            "occurred_at": self.occurred_at,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -58,6 +58,26 @@ def run(
         for at, error in _eval(script, named, [value for state in chunk for value in values(state)]):
             errors[chunk[at - 1].conversation_id] = judged(error)
     return errors
+
+
+def mget(keys: Sequence[str]) -> list[bytes | None]:
+    """The values; None where there is no key, and where it holds another type. Raises Transient."""
+    try:
+        chunks = [client().mget(keys[start : start + CHUNK]) for start in range(0, len(keys), CHUNK)]
+    except RedisError as error:
+        raise judged(error) from error
+    return [value for chunk in chunks for value in cast("list[bytes | None]", chunk)]
+
+
+def exchange(name: str, number: int) -> int | None:
+    """Leave `number` under `name`; the number that was there, or None. Raises Transient or Permanent."""
+    try:
+        there = client().set(name, number, get=True)
+        return None if there is None else int(cast("bytes", there))
+    except RedisError as error:
+        raise judged(error) from error
+    except ValueError:
+        return None
 
 
 def _eval(script: str, keys: Sequence[str], values: Sequence[str]) -> list[tuple[int, RedisError]]:

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from config.settings import EMBEDDED, Settings
-from worker import embedded, stack
+from worker import development, embedded, stack
 from worker.embedded.home import write_private
 from worker.embedded.processes import Process, birth
 from worker.errors import Permanent
@@ -132,7 +132,8 @@ def _over(news: tuple[str, int | None], say: Callable[[str], None]) -> int:
 def _environment(settings: Settings) -> dict[str, str]:
     urls = {field.upper(): settings.url(field) for field in EMBEDDED}
     log_format = "text" if settings.log_format == "auto" and sys.stdout.isatty() else settings.log_format
-    return stack.environment(urls, REDIRECT_LOG_FORMAT=log_format, REDIRECT_HOME=str(settings.home.resolve()))
+    own = {"REDIRECT_LOG_FORMAT": log_format, "REDIRECT_HOME": str(settings.home.resolve())}
+    return stack.environment(urls, **own, **development.environment(settings))
 
 
 def _ports(settings: Settings, say: Callable[[str], None]) -> dict[str, int]:
@@ -146,7 +147,8 @@ def _ports(settings: Settings, say: Callable[[str], None]) -> dict[str, int]:
 
 def _addresses(ports: Mapping[str, int]) -> dict[str, str]:
     return {
-        "page": f"http://127.0.0.1:{ports['PORT']}/docs",
+        "page": f"http://127.0.0.1:{ports['PORT']}/",
+        "api": f"http://127.0.0.1:{ports['PORT']}/docs",
         "live": f"ws://127.0.0.1:{ports['PORT']}/ws",
         "flower": f"http://127.0.0.1:{ports['REDIRECT_FLOWER_PORT']}",
     }
@@ -174,12 +176,15 @@ def _banner(addresses: Mapping[str, str]) -> str:
         [
             "",
             "The redirect worker is up.",
-            f"  reads and their documentation   {addresses['page']}",
-            f"  live updates (WebSocket)        {addresses['live']}",
-            f"  Flower                          {addresses['flower']}",
+            f"  the page           {addresses['page']}",
+            f"  HTTP, documented   {addresses['api']}",
+            f"  live (WebSocket)   {addresses['live']}",
+            f"  Flower             {addresses['flower']}",
             "Redirect a conversation, from another terminal:",
             "  .venv/bin/redirect-worker send abc123 billing --reason 'asked for a refund'",
             "  .venv/bin/redirect-worker show abc123",
+            "A token for other clients:",
+            "  .venv/bin/redirect-worker token",
             "Ctrl-C stops everything.",
             "",
         ]

@@ -26,11 +26,18 @@ class Sink:
 
     def events(self) -> list[dict[str, Any]]:
         """The error events among the items of all envelopes."""
+        return self._items("event")
+
+    def check_ins(self) -> list[dict[str, Any]]:
+        """What Sentry Crons was told."""
+        return self._items("check_in")
+
+    def _items(self, kind: str) -> list[dict[str, Any]]:
         found = []
         for envelope in self.envelopes:
             lines = envelope.splitlines()
             for header, payload in zip(lines[1::2], lines[2::2], strict=False):
-                if json.loads(header).get("type") == "event":
+                if json.loads(header).get("type") == kind:
                     found.append(json.loads(payload))
         return found
 

@@ -18,7 +18,7 @@ from worker.redirects import State
 from worker.redis_client import key
 from worker.tasks.cache import value
 
-QUEUES = ["redirects", "effects.cache", "effects.websocket", "effects.record", "maintenance", "workflow.redirects"]
+QUEUES = ["redirects", "effects.websocket", "effects.cache", "effects.record", "maintenance", "workflow.redirects"]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_show_prints_the_same_as_json(typed: Typed, shown: str) -> None:
     """State, cache, record, side effects and redirects under their names."""
     found = json.loads(typed("show", shown, "--json").stdout)
 
-    assert set(found) == {"state", "cache", "record", "side_effects", "redirects"}
+    assert set(found) == {"state", "copies", "cache", "record", "side_effects", "redirects"}
     assert found["state"]["version"] == found["cache"]["version"] == found["record"]["version"] == 2
     assert [effect["kind"] for effect in found["side_effects"]] == ["websocket"]
     assert {redirect["event_id"] for redirect in found["redirects"]} == {"shown-0", "shown-1", "shown-2"}

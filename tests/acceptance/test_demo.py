@@ -116,6 +116,7 @@ def test_the_demo_leaves_no_folder(played: tuple[int, str, Path]) -> None:
     assert list(played[2].iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_demo_that_is_ended_leaves_nothing_either(tmp_path: Path) -> None:
     """SIGTERM in the middle of its work: no process and no folder, no traceback, and an exit code that is not 0."""
     with begun(tmp_path) as process:

@@ -1,6 +1,7 @@
 """doctor: everything that the service stands on, and what is wrong with it."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ def test_doctor_finds_nothing_wrong(typed: Typed, healthy: None) -> None:
     done = typed("doctor")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line for line in done.stdout.splitlines() if line.startswith("ok  ")]
-    assert len(lines) == len(done.stdout.splitlines()) == 12
+    assert len(lines) == len(done.stdout.splitlines()) == 16
 
     in_json = typed("doctor", "--json")
     assert in_json.returncode == 0
@@ -64,7 +65,8 @@ def test_doctor_tells_what_is_away(typed: Typed, healthy: None) -> None:
     assert bad(typed("doctor", "--json", REDIS_URL=cache)) == {"cache"}
     everything = typed("doctor", "--json", DATABASE_URL=database, BROKER_URL=broker, REDIS_URL=cache)
     assert bad(everything) == {"database", "broker", "cache"}
-    assert {each["says"].count("refused") for each in findings(everything).values()} == {1}
+    refused = [each["says"] for each in findings(everything).values() if not each["ok"]]
+    assert [says.count("refused") for says in refused] == [1, 1, 1]
 
 
 def test_doctor_tells_that_the_schema_is_missing(typed: Typed, service: Service) -> None:
@@ -88,3 +90,20 @@ def test_doctor_tells_of_dead_and_late_side_effects(typed: Typed, service: Servi
     file_effect(service, "c1", kind="record")
     execute(service, "UPDATE side_effects SET due_at = now() - interval '1 minute'")
     assert bad(typed("doctor", "--json")) == {"dead side effects", "oldest due side effect"}
+
+
+def test_doctor_compares_the_clocks_of_the_workers(typed: Typed, service: Service, healthy: None) -> None:
+    """Each that answers; one whose clock is off is named, with what to do."""
+    with service.worker():
+        assert findings(typed("doctor", "--json"))["worker clocks"]["says"] == "1 within 5 s"
+    with service.worker("--include", "tests.wrong_clock"):
+        done = typed("doctor", "--json")
+        assert bad(done) == {"worker clocks"}
+        assert re.search(r"is -\d{3}\.\d s off: set the clock there", findings(done)["worker clocks"]["says"])
+
+
+def test_doctor_tells_that_a_worker_has_too_few_processes(typed: Typed, healthy: None) -> None:
+    """One for each kind of copy, and one for redirects."""
+    done = typed("doctor", "--json", REDIRECT_CONCURRENCY="3")
+    assert bad(done) == {"worker processes"}
+    assert "set REDIRECT_CONCURRENCY" in findings(done)["worker processes"]["says"]

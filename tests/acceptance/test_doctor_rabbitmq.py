@@ -35,6 +35,7 @@ def typed(
         yield typed
 
 
+@pytest.mark.slow
 def test_doctor_tells_what_rabbitmq_lacks(typed: Typed, managed: RabbitMQ) -> None:
     """First the queues, then the policy, with the command that sets it; after both, nothing is wrong."""
     api = {"REDIRECT_RABBITMQ_API": managed.management_url}
@@ -54,6 +55,7 @@ def test_doctor_tells_what_rabbitmq_lacks(typed: Typed, managed: RabbitMQ) -> No
     assert "not checked" in findings(typed("doctor", "--json"))["redirects policy"]["says"]
 
 
+@pytest.mark.slow
 def test_doctor_counts_what_waits_and_what_is_dead(typed: Typed) -> None:
     """Redirects that wait are told; a dead letter needs a person. Without the API the policy is not checked."""
     service = typed.service
@@ -71,6 +73,7 @@ def test_doctor_counts_what_waits_and_what_is_dead(typed: Typed) -> None:
     assert "rabbitmqctl set_policy -p test" in found["redirects policy"]["says"]
 
 
+@pytest.mark.slow
 def test_what_expires_in_the_queue_is_a_dead_letter(typed: Typed, managed: RabbitMQ) -> None:
     """With the policy: RabbitMQ takes it out of the queue before any worker sees it, and would tell nobody."""
     service = typed.service

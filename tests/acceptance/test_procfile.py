@@ -87,7 +87,7 @@ def test_release_makes_the_schema_and_declares_the_queues_and_may_run_again(serv
 
     assert (again.returncode, again.stderr) == (0, "")
     assert f"schema: {migrations.head()} -> {migrations.head()}" in again.stdout
-    assert "redirects, effects.cache, effects.websocket, effects.record, maintenance" in again.stdout
+    assert "redirects, effects.websocket, effects.cache, effects.record, maintenance" in again.stdout
     assert service.rows("SELECT count(*) AS n FROM conversation_states") == [{"n": 0}]
 
 

@@ -82,12 +82,14 @@ def quorum_by_setting(rabbit_service: Service) -> Service:
     return rabbit_service
 
 
+@pytest.mark.slow
 def test_a_virtual_host_of_quorum_queues(quorum_by_default: Service, rabbitmq: RabbitMQ) -> None:
     """The same default producer, the same worker: the queues are quorum queues, and the worker is not thrown out."""
     _before_and_after(quorum_by_default)
     assert set(types(rabbitmq, quorum_by_default).values()) == {"quorum"}
 
 
+@pytest.mark.slow
 def test_a_quorum_queue_by_setting(quorum_by_setting: Service, rabbitmq: RabbitMQ) -> None:
     """REDIRECT_QUEUE_TYPE here and `task_create_missing_queue_type` at the producer: `redirects` is a quorum queue."""
     _before_and_after(quorum_by_setting)
@@ -106,6 +108,7 @@ def _before_and_after(service: Service) -> None:
         assert not worker.says("NOT_IMPLEMENTED")
 
 
+@pytest.mark.slow
 def test_a_delayed_redirect_holds_a_place_in_its_worker(rabbit_service: Service) -> None:
     """The limit of `eta` and `countdown` here: as many as the prefetch (100 for each process) keep a worker busy."""
     service = rabbit_service

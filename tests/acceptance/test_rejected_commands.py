@@ -30,7 +30,7 @@ def keep(service: Service, body: object, code: str = "failed", error: str = "no"
     """The id."""
     values = rejected.row(body, code, error, "tests")
     rejected.keep(service.engine, body, code, error, "tests")
-    return values["id"]
+    return str(values["id"])
 
 
 def words(line: str) -> list[str]:

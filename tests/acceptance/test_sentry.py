@@ -14,11 +14,27 @@ import pytest
 from tests.acceptance.sentry_sink import Sink, sink
 from tests.conftest import make_service
 from tests.eventually import eventually
-from tests.integration.ledgers import event
+from tests.integration.ledgers import event, execute, file_effect, ledger_of
 from tests.service import Service
 from worker.redis_client import key
 
 WITHIN = 30.0
+PASSWORD = "hunter2-hunter2"
+# A bug beside a connection that cannot be made, with every secret in its variables.
+DIES = """
+import logging, os
+from config.sentry import start
+from config.settings import settings
+from sentry_sdk import flush
+from worker.db.session import engine
+start("worker")
+everything = dict(os.environ)
+try:
+    engine().connect()
+except Exception:
+    logging.getLogger("ours").exception("the database cannot be reached")
+flush()
+"""
 REASON, WORDS = "my account was hacked", "an iban: DE89370400440532013000"
 
 
@@ -114,12 +130,61 @@ def test_sentry_gets_sentences_and_ids_but_no_text(service: Service, heard: Sink
     assert REASON not in everything and WORDS not in everything
 
 
+def test_the_schedules_of_beat_report_as_crons(service: Service, heard: Sink) -> None:
+    """Each time that one has run, once a minute at most, with the interval that Sentry may expect; release and all."""
+    heard.envelopes.clear()
+    with service.worker("--concurrency=1", SENTRY_DSN=heard.dsn, SENTRY_ENVIRONMENT="night"), service.beat():
+        service.producer.send_task("reconcile_conversations", queue="maintenance")
+        service.producer.send_task("prune_history", queue="maintenance")
+        eventually(lambda: len(heard.check_ins()) >= 3, within=WITHIN)
+    told = {one["monitor_slug"]: one for one in heard.check_ins()}
+    assert {name: one["monitor_config"]["schedule"]["value"] for name, one in told.items()} == {
+        "retry_side_effects": 1,
+        "reconcile_conversations": 1,
+        "prune_history": 60,
+    }
+    assert {(one["status"], one["environment"]) for one in told.values()} == {("ok", "night")}
+    assert all(one["release"] for one in told.values())
+    assert len(heard.check_ins()) == 3
+
+
+def test_a_copy_that_waits_for_the_sweep_is_no_error(service: Service, heard: Sink) -> None:
+    """FAILURE in Flower, and nothing for a person: Sentry does not hear of it."""
+    heard.envelopes.clear()
+    ledger_of(service).accept([event("of-c-parked", "billing", "c-parked")])
+    execute(service, "DELETE FROM side_effects")
+    file_effect(service, "c-parked", failures=6)
+    with service.worker("--concurrency=1", REDIS_URL="redis://127.0.0.1:1/0", SENTRY_DSN=heard.dsn) as worker:
+        service.producer.send_task("update_cache", queue="effects.cache")
+        eventually(lambda: [row["failures"] for row in service.effects()] == [7], within=WITHIN)
+        eventually(lambda: worker.says("effect_retry"), within=WITHIN)
+        worker.popen.terminate()
+        worker.popen.wait(timeout=WITHIN)
+    assert heard.of("worker") == []
+
+
 def test_beat_tells_that_it_cannot_reach_the_broker(service: Service, heard: Sink) -> None:
-    """A beat that cannot send is a schedule that stands still."""
-    away = replace(service, broker_url="redis://127.0.0.1:1/0")
+    """A beat that cannot send is a schedule that stands still. The password of its URL stays here."""
+    away = replace(service, broker_url=f"redis://:{PASSWORD}@127.0.0.1:1/0")
     with away.beat(SENTRY_DSN=heard.dsn):
         eventually(lambda: heard.of("beat"), within=WITHIN)
     assert "refused" in json.dumps(heard.of("beat"))
+    assert PASSWORD not in "".join(heard.envelopes)
+
+
+def test_no_password_and_no_token_leaves_with_a_bug(service: Service, heard: Sink) -> None:
+    """From a process that knows them all, and dies of what quotes none of them."""
+    heard.envelopes.clear()
+    secrets = {
+        "DATABASE_URL": f"postgresql://redirect:{PASSWORD}@127.0.0.1:1/redirect",
+        "REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:1/0",
+        "REDIRECT_HTTP_TOKENS": f"{PASSWORD}-of-a-producer",
+        "REDIRECT_JWT_SECRET": f"{PASSWORD}-that-signs-the-tokens-of-readers",
+    }
+    environment = service.environment | secrets | {"SENTRY_DSN": heard.dsn}
+    subprocess.run([sys.executable, "-c", DIES], env=environment, timeout=WITHIN, check=True)
+    assert "OperationalError" in json.dumps(heard.events())
+    assert PASSWORD not in "".join(heard.envelopes)
 
 
 @pytest.mark.parametrize(

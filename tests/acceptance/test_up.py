@@ -7,9 +7,14 @@ import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.acceptance import ups
 from tests.acceptance.ups import Up
@@ -38,6 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_prints_where_everything_is_and_what_to_type(up: Up) -> None:
     """The page, the live channel and Flower are named, all answer, and the example is a command that works."""
     text = up.text
+    assert f"http://127.0.0.1:{up.port}/\n" in text
     assert f"http://127.0.0.1:{up.port}/docs" in text
     assert f"ws://127.0.0.1:{up.port}/ws" in text
     assert f"http://127.0.0.1:{up.flower_port}" in text
@@ -79,6 +85,40 @@ def test_a_sent_redirect_reaches_state_and_copies_and_flower(up: Up) -> None:
     eventually(told, within=20)
 
 
+def test_it_makes_a_secret_and_only_its_tokens_open_the_gateway(up: Up) -> None:
+    """Without a token nothing is shown; with the page's, or one that `token` prints, all is; the secret is private."""
+    gateway = f"http://127.0.0.1:{up.port}"
+    with pytest.raises(HTTPError, match="401"):
+        ups.get(f"{gateway}/conversations")
+    with connect(f"ws://127.0.0.1:{up.port}/ws", proxy=None) as live, pytest.raises(ConnectionClosed, match="4401"):
+        live.recv(timeout=20)
+
+    given = json.loads(ups.get(f"{gateway}/development-token"))["token"]
+    printed = ups.command("token", home=up.home).stdout.strip()
+    for token in (given, printed):
+        assert "conversations" in json.loads(ups.get(f"{gateway}/conversations", Authorization=f"Bearer {token}"))
+        offered: list[Any] = ["redirect.v1", f"bearer.{token}"]
+        with connect(f"ws://127.0.0.1:{up.port}/ws", proxy=None, subprotocols=offered) as live:
+            assert json.loads(live.recv(timeout=20))["type"] == "snapshot"
+
+    secrets = up.home / "secrets.json"
+    assert secrets.stat().st_mode & 0o777 == 0o600
+    assert json.loads(secrets.read_text())["jwt_secret"] not in up.text
+    assert given not in up.text
+
+
+def test_half_a_character_is_no_message_of_a_customer(up: Up) -> None:
+    """JSON can say it, and no answer can quote it: 422, and the gateway goes on."""
+    gateway = f"http://127.0.0.1:{up.port}"
+    token = json.loads(ups.get(f"{gateway}/development-token"))["token"]
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    said = Request(f"{gateway}/demo/messages", b'{"conversation_id": "c1", "text": "\\ud800"}', headers)
+    with pytest.raises(HTTPError) as refused:
+        build_opener(ProxyHandler({})).open(said, timeout=10)
+    assert refused.value.code == 422
+    assert json.loads(refused.value.read())["detail"][0]["loc"] == ["body", "text"]
+
+
 def test_a_second_up_says_what_runs_where_and_leaves_it_alone(up: Up) -> None:
     """It exits 1 with the pid and the addresses of the first; every process of the first goes on."""
     before = up.processes()[:]
@@ -95,6 +135,7 @@ def test_a_second_up_says_what_runs_where_and_leaves_it_alone(up: Up) -> None:
     assert json.loads(ups.get(f"http://127.0.0.1:{up.port}/healthz")) == {"status": "ok"}
 
 
+@pytest.mark.slow
 def test_data_and_a_queued_event_survive_a_stop(home: Path) -> None:
     """SIGINT and SIGTERM end everything with exit code 0; the next `up` has the old state, and applies what waited."""
     with ups.running(home) as first:
@@ -118,6 +159,7 @@ def test_data_and_a_queued_event_survive_a_stop(home: Path) -> None:
         assert second.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_in_the_middle_of_the_start_leaves_no_process(home: Path, number: signal.Signals) -> None:
     """However early it comes (here: when the first server runs), all that was started by then is ended; exit code 0."""
@@ -135,6 +177,7 @@ def _crew(up: Up) -> list[psutil.Process]:
     return mains + [child for main in mains for child in main.children()]
 
 
+@pytest.mark.slow
 def test_after_a_kill_a_new_up_ends_the_orphans_and_runs(home: Path) -> None:
     """SIGKILL of `up` leaves its processes; the next `up` ends those, takes over the servers, and works."""
     with ups.running(home) as killed:
@@ -159,6 +202,7 @@ def urls(servers: dict[str, str]) -> dict[str, str]:
     return {"DATABASE_URL": database, "BROKER_URL": servers["broker"], "REDIS_URL": servers["cache"]}
 
 
+@pytest.mark.slow
 def test_with_all_urls_set_it_starts_no_server(urls: dict[str, str], tmp_path: Path) -> None:
     """Its own servers are used, and none is started; and when one process ends by itself, all end: exit code not 0."""
     with socket.socket() as taken:

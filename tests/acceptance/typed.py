@@ -27,6 +27,7 @@ for line in sys.stdin:
     if not (child := os.fork()):
         os.environ.clear()
         os.environ.update(environment)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nobody answers a question
         for descriptor, path in enumerate(outputs, start=1):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         sys.argv = ["redirect-worker", *words]

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 
@@ -47,8 +47,8 @@ def command(
     )
 
 
-def get(url: str) -> str:
-    with build_opener(ProxyHandler({})).open(url, timeout=10) as answer:
+def get(url: str, **headers: str) -> str:
+    with build_opener(ProxyHandler({})).open(Request(url, headers=headers), timeout=10) as answer:
         text: str = answer.read().decode()
     return text
 

@@ -38,11 +38,14 @@ class Gateway:
     port: int
     process: Process
 
-    def get(self, path: str, **headers: str) -> Answer:
-        request = Request(f"http://127.0.0.1:{self.port}{path}", headers=headers)
+    def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        """The answer; its body is read as JSON if it is a good one."""
+        request = Request(f"http://127.0.0.1:{self.port}{path}", headers=headers, method=method)
         try:
             with HTTP.open(request, timeout=SOON) as answer:
-                return Answer(answer.status, dict(answer.headers), json.load(answer))
+                body = answer.read().decode()
+                is_json = answer.headers.get_content_type() == "application/json"
+                return Answer(answer.status, dict(answer.headers), json.loads(body) if is_json else body)
         except HTTPError as error:
             with error:
                 return Answer(error.code, dict(error.headers), error.read().decode())

@@ -222,6 +222,7 @@ def test_an_event_as_keywords(running: Service) -> None:
     eventually(lambda: running.cached("as keywords"))
 
 
+@pytest.mark.slow
 def test_10_000_events_in_one_call(running: Service) -> None:
     """All are recorded, and all copies agree."""
     running.send(*[event(f"bulk {number}", conversation_id=f"bulk {number % 100}") for number in range(10_000)])

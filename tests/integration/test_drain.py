@@ -3,8 +3,11 @@
 from collections.abc import Callable, Sequence
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import sqlalchemy
+from sqlalchemy import text
 
 from config.settings import JITTER
 from tests.integration.copies import Answer, Copies, left, raises
@@ -63,6 +66,31 @@ def test_invariant_3_a_copy_shows_the_present_state_however_late_it_comes(servic
 
     assert copies.calls == [["a"]]
     assert (copies.shown["a"].version, copies.shown["a"].destination) == (3, "sales")
+
+
+def test_what_comes_while_nothing_is_found_is_looked_for_again(known: Service) -> None:
+    """Its own ring found the kind taken and went away: whoever has the kind looks once more when it gives it back."""
+    claims = count()
+
+    def file_before_the_release(*call: Any) -> None:
+        if "pg_advisory_unlock_all" in call[2] and next(claims) == 0:
+            file_effect(known, "a")
+
+    sqlalchemy.event.listen(known.engine, "before_cursor_execute", file_before_the_release)
+
+    assert Copies().drain(known) == Settled(written=1)
+
+
+def test_invariant_5_a_row_that_is_due_and_held_is_not_waited_for(known: Service) -> None:
+    """An open transaction of somebody else has it: the run ends, with no ring for another that would find the same."""
+    file_effect(known, "a")
+    copies = Copies()
+
+    with known.engine.connect() as holder:
+        holder.execute(text("SELECT FROM side_effects FOR UPDATE"))
+        assert copies.drain(known) == Settled()
+
+    assert copies.drain(known) == Settled(written=1)
 
 
 def test_a_conversation_without_a_state_holds_nobody_up(known: Service) -> None:

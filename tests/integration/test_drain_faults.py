@@ -115,7 +115,8 @@ def test_invariant_5_a_kind_in_other_hands_is_left_to_them(known: Service) -> No
     file_effect(known, "a", kind="record")
     copies, records = Copies(), Copies("record")
 
-    with side_effects.alone(known.engine, "cache"):
+    with side_effects.desk(known.engine) as other:
+        assert side_effects.claim(other, "cache", POLICIES["cache"], limit=0, jitter=0)
         assert copies.drain(known) == Settled()
         assert records.drain(known) == Settled(written=1)
 

@@ -11,7 +11,7 @@ def test_openapi_describes_each_answer_body_and_the_scheme(web: Gateway) -> None
     """Every status above, every content type, and the bearer token."""
     told = web.get("/openapi.json").body
     operation = told["paths"]["/events"]["post"]
-    assert set(operation["responses"]) == {"202", "401", "408", "413", "415", "422", "503"}
+    assert set(operation["responses"]) == {"202", "400", "401", "403", "408", "413", "415", "422", "503"}
     assert set(operation["requestBody"]["content"]) == {
         "application/json",
         "application/cloudevents+json",

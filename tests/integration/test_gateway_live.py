@@ -1,7 +1,10 @@
 """The live channel as a browser meets it: a snapshot, then what is published."""
 
+import json
+
 import pytest
 from sqlalchemy import text
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from tests.eventually import eventually
@@ -18,7 +21,9 @@ from tests.integration.gateways import (
     unread,
     waiting_for_a_lock,
 )
+from tests.integration.ledgers import event, ledger_of
 from tests.service import Service
+from worker.gateway.feed import BACKLOG
 from worker.tasks.websocket import channel
 
 
@@ -53,22 +58,22 @@ def test_a_redirect_reaches_the_browser(service: Service) -> None:
 
 def test_what_happens_while_the_snapshot_is_read_is_neither_lost_nor_doubled(service: Service) -> None:
     """Of two frames published during the read, the one that the snapshot holds is dropped and the other follows it."""
-    first = redirect(service, "c1", "billing")
-    second, third, fourth = (of_version(first, version) for version in (2, 3, 4))
+    first, other = redirect(service, "c1", "billing"), redirect(service, "c2", "billing")
+    held, newer = of_version(first, 2), of_version(other, 3)
     with gateway(service) as web, web.socket() as witness:
-        assert snapshot(witness) == [item(first)]
+        assert snapshot(witness) == [item(other), item(first)]
         with service.engine.begin() as holding:
             holding.execute(text("LOCK TABLE conversation_states IN ACCESS EXCLUSIVE MODE"))
             with web.socket() as live:
                 eventually(lambda: waiting_for_a_lock(service))
-                publish(service, second, third)
+                publish(service, held, newer)
                 # One loop hands a frame to all feeds: what the witness has, the other feed has.
-                assert (witness.recv(timeout=SOON), witness.recv(timeout=SOON)) == (second, third)
+                assert (witness.recv(timeout=SOON), witness.recv(timeout=SOON)) == (held, newer)
                 holding.execute(text("UPDATE conversation_states SET version = 2"))
                 holding.commit()
-                assert snapshot(live) == [item(second)]
-                publish(service, fourth)
-                assert (live.recv(timeout=SOON), live.recv(timeout=SOON)) == (third, fourth)
+                assert {one["version"] for one in snapshot(live)} == {2}
+                publish(service, of_version(first, 4))
+                assert (live.recv(timeout=SOON), live.recv(timeout=SOON)) == (newer, of_version(first, 4))
 
 
 def test_a_socket_of_one_owner_sees_no_other(web: Gateway, private: Service) -> None:
@@ -82,11 +87,11 @@ def test_a_socket_of_one_owner_sees_no_other(web: Gateway, private: Service) -> 
 
 
 def test_a_version_that_was_sent_is_not_sent_again(web: Gateway, private: Service) -> None:
-    """Duplicates and late frames are dropped for each conversation, the snapshot's versions included."""
+    """Duplicates and late frames are dropped for each conversation."""
     one, other = redirect(private, "sent 1", "billing", "sent"), redirect(private, "sent 2", "billing", "sent")
     with web.socket("?owner_id=sent") as live:
         assert len(snapshot(live)) == 2
-        publish(private, one, of_version(one, 3), of_version(one, 3), of_version(one, 2), of_version(other, 2))
+        publish(private, of_version(one, 3), of_version(one, 3), of_version(one, 2), of_version(other, 2))
         assert live.recv(timeout=SOON) == of_version(one, 3)
         assert live.recv(timeout=SOON) == of_version(other, 2)
 
@@ -102,8 +107,8 @@ def test_what_is_no_frame_is_passed_over(web: Gateway, private: Service, junk: b
         assert receive(live)["version"] == 2
 
 
-def test_a_burst_is_passed_on_whole(web: Gateway, private: Service) -> None:
-    """A pipeline of many frames overflows nobody who reads: they all come, and no snapshot in their place."""
+def test_updates_of_one_conversation_within_a_moment_come_as_the_newest(web: Gateway, private: Service) -> None:
+    """Of a burst of 3,000 the first comes at once and the last at the end, and never an older one after a newer."""
     first = redirect(private, "burst", "billing", "burst")
     with web.socket("?owner_id=burst") as live:
         snapshot(live)
@@ -111,13 +116,33 @@ def test_a_burst_is_passed_on_whole(web: Gateway, private: Service) -> None:
             for version in range(2, 3002):
                 pipeline.publish(channel("burst"), of_version(first, version))
             pipeline.execute()
-        assert [receive(live).get("version") for _ in range(3000)] == list(range(2, 3002))
+        versions = [receive(live)["version"]]
+        while versions[-1] < 3001:
+            versions.append(receive(live)["version"])
+    assert versions[0] == 2
+    assert versions == sorted(set(versions))
+    assert len(versions) < 300
+
+
+def test_a_burst_of_many_conversations_is_passed_on_whole(web: Gateway, private: Service) -> None:
+    """A pipeline of many frames overflows nobody who reads: they all come, and no snapshot in their place."""
+    first = redirect(private, "many", "billing", "many")
+    with web.socket("?owner_id=many") as live:
+        snapshot(live)
+        with private.cache.pipeline(transaction=False) as pipeline:
+            for number in range(3000):
+                pipeline.publish(channel("many"), of_version(first, 2, conversation_id=f"many {number}"))
+            pipeline.execute()
+        assert [receive(live).get("conversation_id") for _ in range(3000)] == [f"many {n}" for n in range(3000)]
 
 
 def test_a_slow_reader_delays_nobody_and_gets_a_snapshot_instead_of_its_backlog(service: Service) -> None:
     """While one socket is not read, another gets each frame at once; the slow one then gets what holds now."""
     first = redirect(service, "c1", "billing")
-    frames = [of_version(first, version, padding="x" * 100_000) for version in range(2, 352)]
+    frames = [
+        of_version(first, 2, conversation_id=f"c{number}", padding="x" * 100_000)
+        for number in range(2, 2 + 2 * BACKLOG)
+    ]
     with gateway(service) as web, web.socket() as quick, unread(web) as slow:
         snapshot(quick), snapshot(slow)
         for one in frames:
@@ -126,18 +151,56 @@ def test_a_slow_reader_delays_nobody_and_gets_a_snapshot_instead_of_its_backlog(
         with service.engine.begin() as connection:
             connection.execute(text("UPDATE conversation_states SET version = 351"))
         before = frames_until_snapshot_of(351, slow)
-        assert before == list(range(2, 2 + len(before)))
-        assert len(before) < 150, "the backlog was sent"
-        publish(service, of_version(first, 352))
-        assert receive(slow)["version"] == receive(quick)["version"] == 352
+        assert before == [f"c{number}" for number in range(2, 2 + len(before))]
+        assert len(before) < BACKLOG, "the backlog was sent"
 
 
-def frames_until_snapshot_of(version: int, live: ClientConnection) -> list[int]:
-    versions = []
+def frames_until_snapshot_of(version: int, live: ClientConnection) -> list[str]:
+    before = []
     while (message := receive(live))["type"] != "snapshot":
-        versions.append(message["version"])
+        before.append(message["conversation_id"])
     assert [one["version"] for one in message["conversations"]] == [version]
-    return versions
+    return before
 
 
-# Outages.
+def test_older_conversations_come_in_pages(service: Service) -> None:
+    """A snapshot of more than it holds says where it goes on; every conversation comes once, the newest first."""
+    ids = [f"c{number:03}" for number in range(2 * BACKLOG + 5)]
+    for start in range(0, len(ids), 50):  # those of one transaction have one time
+        ledger_of(service).accept(
+            [event(f"e-{each}", "billing", each, owner_id="7") for each in ids[start : start + 50]]
+        )
+    with gateway(service) as web, web.socket() as live:
+        page = receive(live)
+        seen = [one["conversation_id"] for one in page["conversations"]]
+        assert len(seen) == BACKLOG
+        while "next" in page:
+            live.send(json.dumps({"type": "page", "after": page["next"]}))
+            page = receive(live)
+            assert page["type"] == "page"
+            seen += [one["conversation_id"] for one in page["conversations"]]
+    assert seen == ids[::-1]
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["no JSON", "[]", "{}", '{"type": "page"}', '{"type": "page", "after": "x"}', '{"type": "page", "after": 5}'],
+)
+def test_a_message_that_says_nothing_ends_the_socket(web: Gateway, said: str) -> None:
+    """4400, and the reason in words."""
+    with web.socket() as live:
+        live.send(said)
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                receive(live)
+    assert closed.value.rcvd and closed.value.rcvd.code == 4400
+
+
+def test_bytes_are_no_message(web: Gateway) -> None:
+    """4400 too, and nothing breaks."""
+    with web.socket() as live:
+        live.send(b"\xff\xfe")
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                receive(live)
+    assert closed.value.rcvd and closed.value.rcvd.code == 4400

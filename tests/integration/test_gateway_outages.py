@@ -1,18 +1,18 @@
 """The gateway when what is behind it goes away, and when it goes away itself."""
 
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 from websockets.exceptions import ConnectionClosed
 
-from tests.eventually import eventually
+from config.settings import DESTINATIONS
 from tests.integration.gateways import (
     SOON,
     Gateway,
@@ -28,47 +28,63 @@ from tests.integration.gateways import (
 )
 from tests.service import Service
 from worker import embedded
+from worker.db.ledger import Ledger
 from worker.db.session import psycopg2_url
 from worker.embedded.home import recall
+from worker.gateway.live import TOLD
 
 
-def test_after_redis_was_away_the_same_socket_gets_what_it_missed(service: Service, tmp_path: Path) -> None:
-    """A restart of Redis closes no socket: each gets a snapshot, and then frames again."""
-    home = tmp_path / "home"
-    private = replace(service, redis_url=embedded.start(home, ["cache"])["cache"])
-    try:
-        first = redirect(private, "c1", "billing")
-        with gateway(private) as web, web.socket() as live:
-            assert snapshot(live) == [item(first)]
-            embedded.stop(home, ["cache"])
-            missed = redirect(private, "c1", "ai")
-            eventually(lambda: web.process.says("live_lost"))
-            assert web.get("/conversations/c1").body["cache_status"] == "unreachable"
-            with web.socket() as newcomer:
-                assert snapshot(newcomer) == [item(missed)]
-            embedded.start(home, ["cache"])
-            assert snapshot(live) == [item(missed)]
-            last = redirect(private, "c1", "sales")
-            publish(private, last)
-            assert live.recv(timeout=SOON) == last
-    finally:
-        embedded.stop(home)
+def test_after_redis_was_away_the_same_socket_gets_what_it_missed(own_cache: tuple[Service, Path]) -> None:
+    """A restart of Redis closes no socket: each is told, gets what moved meanwhile, and then frames."""
+    private, home = own_cache
+    first = redirect(private, "c1", "billing")
+    other = redirect(private, "c2", "billing", owner_id="8")
+    with gateway(private) as web, web.socket("?owner_id=7") as live:
+        assert snapshot(live) == [item(first)]
+        embedded.stop(home, ["cache"])
+        assert receive(live) == {"type": "paused"}
+        missed = redirect(private, "c1", "ai")
+        assert web.get("/conversations/c1").body["cache_status"] == "unreachable"
+        assert web.get("/readyz").status == 503
+        with web.socket() as newcomer:
+            assert snapshot(newcomer) == [item(missed), item(other)]
+            assert receive(newcomer) == {"type": "paused"}
+        embedded.start(home, ["cache"])
+        assert receive(live) == {"type": "live"}
+        assert receive(live) == json.loads(missed)
+        last = redirect(private, "c1", "sales")
+        publish(private, last)
+        assert live.recv(timeout=SOON) == last
+        assert web.get("/readyz").body["status"] == "ready"
 
 
-def test_a_frozen_redis_is_noticed(service: Service, tmp_path: Path) -> None:
+def test_a_frozen_redis_is_noticed(own_cache: tuple[Service, Path]) -> None:
     """A Redis that answers nobody, without closing a connection, is given up within seconds, and found again."""
-    home = tmp_path / "home"
-    private = replace(service, redis_url=embedded.start(home, ["cache"])["cache"])
-    try:
-        with gateway(private) as web, web.socket() as live:
-            assert snapshot(live) == []
-            with frozen(home):
-                missed = redirect(private, "c1", "billing")
-                eventually(lambda: web.process.says("live_lost"), within=15)
-                assert web.get("/conversations/c1").body["cache_status"] == "unreachable"
-            assert snapshot(live) == [item(missed)]
-    finally:
-        embedded.stop(home)
+    private, home = own_cache
+    with gateway(private) as web, web.socket() as live:
+        assert snapshot(live) == []
+        with frozen(home):
+            missed = redirect(private, "c1", "billing")
+            assert json.loads(live.recv(timeout=15)) == {"type": "paused"}
+            assert web.get("/conversations/c1").body["cache_status"] == "unreachable"
+        assert receive(live) == {"type": "live"}
+        assert receive(live) == json.loads(missed)
+
+
+def test_after_an_outage_in_which_too_much_moved_everybody_gets_a_snapshot(own_cache: tuple[Service, Path]) -> None:
+    """Thousands of frames for each of thousands of sockets would be another outage."""
+    private, home = own_cache
+    with gateway(private) as web, web.socket() as live:
+        assert snapshot(live) == []
+        embedded.stop(home, ["cache"])
+        assert receive(live) == {"type": "paused"}
+        ledger = Ledger(private.engine, DESTINATIONS, (), max_clock_skew=300)
+        fields = {"destination": "billing", "owner_id": "7"}
+        ledger.accept([fields | {"event_id": f"e{n}", "conversation_id": f"c{n}"} for n in range(TOLD + 1)])
+        embedded.start(home, ["cache"])
+        assert receive(live) == {"type": "live"}
+        page = receive(live)
+        assert (page["type"], len(page["conversations"]), "next" in page) == ("snapshot", 200, True)
 
 
 @contextmanager
@@ -94,6 +110,7 @@ def test_without_a_database_reads_say_when_to_come_back_and_live_frames_go_on(se
             newcomer = later.enter_context(web.socket())
             publish(service, of_version(first, 2))
             assert receive(live)["version"] == receive(newcomer)["version"] == 2
+            assert json.loads(web.get("/readyz").body)["checks"]["database"] == "does not answer"
         assert snapshot(newcomer) == [item(first)]
         assert web.get("/conversations/c1").status == 200
 
@@ -148,7 +165,7 @@ def test_it_ends_within_two_seconds_with_sockets_open(service: Service, number: 
     with gateway(service) as web, web.socket() as live, unread(web) as slow:
         snapshot(live), snapshot(slow)
         for version in range(2, 120):
-            publish(service, of_version(first, version, padding="x" * 100_000))
+            publish(service, of_version(first, 2, conversation_id=f"c{version}", padding="x" * 100_000))
             receive(live)
         assert seconds_to_end(web, number) < 2
         with pytest.raises(ConnectionClosed) as closed:

@@ -10,23 +10,11 @@ from typing import Any
 
 import pytest
 from celery.events import EventReceiver
-from kombu import pools
 
 from tests.eventually import eventually
+from tests.integration.groups import ONE, SHORT, all_applied, committed, event, names, occupy, settled, told
 from tests.killers import BUGGY, DEADLY, SLOW, STUCK
 from tests.service import Process, Service
-
-# One process, so that what is sent while it is busy waits; and limits that a test can wait for.
-ONE = ("--include", "tests.killers", "--concurrency", "1")
-SHORT = {"REDIRECT_TASK_TIME_LIMIT": "3", "REDIRECT_TASK_SOFT_TIME_LIMIT": "2"}
-
-
-def event(name: str, **more: Any) -> dict[str, Any]:
-    return {"event_id": name, "conversation_id": name, "destination": "billing"} | more
-
-
-def names(number: int, of: str = "e") -> list[str]:
-    return [f"{of}{n}" for n in range(number)]
 
 
 @pytest.fixture
@@ -35,30 +23,6 @@ def busy(service: Service) -> Iterator[tuple[Service, Process]]:
     with service.worker(*ONE, **SHORT) as worker, service.beat():
         occupy(service, worker)
         yield service, worker
-
-
-def occupy(service: Service, worker: Process, name: str = f"{SLOW} first") -> None:
-    service.send(event(name), event(f"{name}, too"), event(f"{name} as well"))
-    eventually(lambda: worker.says(f"met {name}\n"))
-
-
-def committed(worker: Process) -> list[int]:
-    """How many events each run applied."""
-    lines = [json.loads(line) for line in worker.log.read_text().splitlines() if '"redirects_committed"' in line]
-    return [line["applied"] for line in lines if "applied" in line]
-
-
-def all_applied(service: Service, wanted: list[str]) -> bool:
-    return {row["event_id"] for row in service.redirects()} >= set(wanted)
-
-
-def settled(service: Service, wanted: list[str]) -> None:
-    """Each is applied once, every copy is written, and no message is left with the broker."""
-    eventually(partial(all_applied, service, wanted), within=30)
-    eventually(service.agrees, within=30)
-    eventually(lambda: service.broker.llen("redirects") == service.broker.hlen("unacked") == 0)
-    applied = service.rows("SELECT event_id FROM redirects WHERE outcome = 'applied'")
-    assert len(applied) == len({row["event_id"] for row in applied})
 
 
 def test_what_waits_for_a_process_runs_together(busy: tuple[Service, Process]) -> None:
@@ -77,7 +41,7 @@ def test_a_message_at_quiet_times_runs_by_itself_at_once(service: Service) -> No
             service.send(event(name), task_id=f"task-{name}")
             eventually(partial(all_applied, service, [name]))
             assert worker.says(f'"task_id": "task-{name}"')
-            assert committed(worker) == [1] * (number + 1)
+            eventually(partial(told, worker, [1] * (number + 1)))
 
 
 def test_no_run_is_larger_than_a_batch(service: Service) -> None:
@@ -88,7 +52,7 @@ def test_no_run_is_larger_than_a_batch(service: Service) -> None:
             service.send(event(name))
         service.send(*map(event, names(12, "large")))
         eventually(partial(all_applied, service, names(25) + names(12, "large")))
-        assert committed(worker) == [3, 10, 10, 5, 12]
+        eventually(partial(told, worker, [3, 10, 10, 5, 12]))
 
 
 @contextmanager
@@ -135,7 +99,19 @@ def test_flower_sees_each_message_of_a_group(service: Service) -> None:
     assert "'code': 'unknown_destination'" in result(seen, "task-nowhere")
 
 
-@pytest.mark.parametrize(("poison", "code"), [(BUGGY, "failed"), (DEADLY, "worker_lost"), (STUCK, "worker_lost")])
+def test_flower_sees_the_end_of_what_ended_with_the_worker(service: Service) -> None:
+    """Events wait a moment before they are sent. A worker that is told to stop sends them all the same."""
+    with service.worker(*ONE, "--include", "tests.late_events") as worker, watched(service) as seen:
+        service.send(event("last"), task_id="task-last")
+        eventually(service.agrees)
+        worker.popen.send_signal(signal.SIGTERM)  # to the worker alone, as systemd and honcho do
+        eventually(lambda: states(seen, "task-last") == ["received", "started", "succeeded"])
+
+
+@pytest.mark.parametrize(
+    ("poison", "code"),
+    [(BUGGY, "failed"), (DEADLY, "worker_lost"), pytest.param(STUCK, "worker_lost", marks=pytest.mark.slow)],
+)
 def test_poison_in_a_group_fails_alone(busy: tuple[Service, Process], poison: str, code: str) -> None:
     """One message raises, kills the process or hangs it: all others of its group are applied, and only it is kept."""
     service, worker = busy
@@ -199,68 +175,3 @@ def test_terminating_one_message_of_a_running_group_ends_only_that_one(service: 
         settled(service, ["e0", "e1"])
         (kept,) = eventually(service.rejected)
         assert (kept["code"], json.loads(kept["body"])) == ("revoked", event(f"{STUCK} x"))
-
-
-def test_invariant_1_a_worker_killed_with_a_full_waiting_room(rabbit_service: Service) -> None:
-    """SIGKILL of the group while sixty messages wait: the broker delivers every one again, and each is applied once."""
-    service = rabbit_service
-    with service.worker(*ONE) as worker:
-        occupy(service, worker)
-        for name in names(60):
-            service.send(event(name))
-        worker.kill()
-    with service.worker(), service.beat():
-        eventually(partial(all_applied, service, names(60)), within=30)
-        eventually(service.agrees, within=30)
-
-
-@pytest.mark.parametrize("broker", ["service", "rabbit_service"])
-def test_invariant_1_a_worker_told_to_stop_with_a_full_waiting_room(
-    broker: str, request: pytest.FixtureRequest
-) -> None:
-    """SIGTERM while sixty messages wait: what it does not do it gives back at once, on either broker."""
-    service: Service = request.getfixturevalue(broker)
-    with service.worker(*ONE) as worker:
-        occupy(service, worker)
-        for name in names(60):
-            service.send(event(name))
-        worker.popen.send_signal(signal.SIGTERM)
-        worker.popen.wait(timeout=30)
-    # Far less than the visibility timeout, after which a Redis broker would deliver them in any case.
-    with service.worker(), service.beat():
-        eventually(partial(all_applied, service, names(60)), within=30)
-        eventually(service.agrees, within=30)
-
-
-def test_invariant_1_a_redis_broker_is_lost_under_a_full_waiting_room(service: Service) -> None:
-    """What waited runs all the same: Redis would deliver it again only after the visibility timeout, two minutes."""
-    with service.worker(*ONE) as worker, service.beat():
-        occupy(service, worker)
-        for name in names(60):
-            service.send(event(name))
-        eventually(lambda: service.broker.llen("redirects") == 0)
-        service.broker.client_kill_filter(_type="normal", skipme=True)
-        eventually(partial(all_applied, service, names(60)), within=30)
-        eventually(service.agrees, within=30)
-        service.send(event("after it"))
-        eventually(partial(all_applied, service, ["after it"]))
-        assert worker.running
-    pools.reset()  # kombu's, which all tests of this process share: they hold connections that are dead now
-
-
-def test_invariant_1_the_connection_is_lost_under_a_full_waiting_room(rabbit_service: Service, rabbitmq: Any) -> None:
-    """What waited is delivered again on the new connection: nothing is lost, and nothing old is run or acknowledged."""
-    service = rabbit_service
-    with service.worker(*ONE) as worker, service.beat():
-        occupy(service, worker)
-        for name in names(60):
-            service.send(event(name))
-        rabbitmq.ctl("close_all_connections", "test")
-        eventually(partial(all_applied, service, names(60)), within=30)
-        eventually(service.agrees, within=30)
-        eventually(lambda: committed(worker)[-1] >= 1)
-        assert worker.running
-        service.send(event("after it"))
-        eventually(partial(all_applied, service, ["after it"]))
-    applied = service.rows("SELECT event_id FROM redirects WHERE outcome = 'applied'")
-    assert len(applied) == len({row["event_id"] for row in applied}) == 64

@@ -62,7 +62,7 @@ def test_an_applied_event_is_state_redirect_and_side_effects(service: Service, l
     assert (redirect["outcome"], redirect["version"], redirect["destination"]) == ("applied", 1, "billing")
     effects = service.effects()
     assert [(row["kind"], row["conversation_ids"], row["state"], row["failures"]) for row in effects] == [
-        (kind, ["c1"], "waiting", 0) for kind in ("cache", "websocket", "record")
+        (kind, ["c1"], "waiting", 0) for kind in ("websocket", "cache", "record")
     ]
     assert accepted.filed == [row["id"] for row in effects]
 

@@ -184,7 +184,7 @@ def kill(service: Service, victim: Connection) -> None:
         assert killer.scalar(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
 
 
-@pytest.mark.parametrize("moment", ["reserve", "known", "write", "commit"])
+@pytest.mark.parametrize("moment", ["lock", "write", "commit"])
 def test_invariant_1_a_transaction_whose_backend_dies_leaves_nothing(service: Service, moment: str) -> None:
     """Killed at any moment up to its commit it raises Transient, wrote nothing, and the next try does it all."""
     engine = make_engine(service.database_url)
@@ -192,7 +192,7 @@ def test_invariant_1_a_transaction_whose_backend_dies_leaves_nothing(service: Se
     ledger.accept([event("e0", conversation_id="c0")])
     before = everything(service)
     batch = [event("e1"), event("e2", "mars"), event("e3", "ai", conversation_id="c0")]
-    word = {"reserve": "INSERT INTO conversation_states", "known": "LEFT JOIN redirects", "write": "WITH moved"}
+    word = {"lock": "EXECUTE lock_states", "write": "EXECUTE write_states"}
 
     def at_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
         if word[moment] in statement:

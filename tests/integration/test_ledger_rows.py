@@ -13,7 +13,8 @@ from sqlalchemy import event as sqlalchemy_event
 from tests.eventually import eventually
 from tests.integration.ledgers import event, ledger_of
 from tests.service import Service
-from worker.db import history
+from worker.db import inbox
+from worker.db.inbox import Wanted
 from worker.db.ledger import Ledger
 from worker.db.session import make_engine
 
@@ -108,7 +109,7 @@ def test_a_noop_moves_the_mark_and_not_the_time_of_change(service: Service, ledg
     assert after.pop("occurred_at") > before.pop("occurred_at")
     assert (after.pop("event_id"), before.pop("event_id")) == ("e2", "e1")
     assert after == before
-    assert [state["conversation_id"] for state in history.newest(service.engine)] == ["c2", "c1"]
+    assert [state["conversation_id"] for state in inbox.newest(service.engine, Wanted())] == ["c2", "c1"]
 
 
 @pytest.mark.parametrize(

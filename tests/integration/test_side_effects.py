@@ -24,7 +24,11 @@ def connection(service: Service) -> Iterator[Connection]:
 
 
 def claim(connection: Connection, kind: str = "cache", limit: int = 100, jitter: float = 0) -> list[Claimed]:
-    return side_effects.claim(connection, kind, POLICIES[kind], limit=limit, jitter=jitter)
+    """The rows. The kind itself is given back, as if its holder had died."""
+    claim = side_effects.claim(connection, kind, POLICIES[kind], limit=limit, jitter=jitter)
+    assert claim is not None
+    side_effects.release(connection)
+    return list(claim.rows)
 
 
 def row(service: Service, identity: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import click
 import pytest
 from sqlalchemy import CheckConstraint, Table
 
@@ -147,8 +148,14 @@ def test_every_command_that_is_named_exists(page: Path) -> None:
     assert set(re.findall(r"\bmake (?:\w+=\S+ )?([a-z]+)", text)) <= targets
     for name, rest in re.findall(r"\bredirect-worker ([a-z]+)([^\n]*)", text):
         assert name in main.commands
-        known = {option for parameter in main.commands[name].params for option in parameter.opts}
+        known = {option for parameter in parameters(main.commands[name]) for option in parameter.opts}
         assert set(re.findall(r"--[a-z-]+", rest)) <= known
+
+
+def parameters(command: click.Command) -> list[click.Parameter]:
+    """Its own, and those of the commands under it."""
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return [*command.params, *(parameter for each in below for parameter in each.params)]
 
 
 @every_page
@@ -233,5 +240,25 @@ def test_the_addresses_are_as_told() -> None:
     from worker.gateway.app import app
 
     told = {bare(row[0]) for row in rows(read("docs/contract.md"), "address", "answer")}
-    served = {str(getattr(route, "path", "")).replace(":path}", "}") for route in app.routes}
+    routes = [
+        one for route in app.routes for one in getattr(getattr(route, "original_router", None), "routes", [route])
+    ]
+    served = {str(getattr(route, "path", "")).replace(":path}", "}") for route in routes}
     assert told == served - {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
+
+
+def test_every_action_of_the_logs_is_told() -> None:
+    """Each that the code writes has its row, and no row is of one that nobody writes."""
+    told = {
+        name for row in rows(read("docs/logs.md"), "action", "level", "process", "it means") for name in named(row[0])
+    }
+    sources = [path.read_text() for path in (ROOT / "worker").rglob("*.py")]
+    written = {name for source in sources for name in re.findall(r'action="([a-z_]+)"', source)}
+    written |= {f"redirect_{outcome}" for outcome in ("applied", "noop", "superseded")}
+    written |= {"effect_retry", "effect_dead", *(f"demo_reply_{state}" for state in ("sent", "discarded"))}
+    assert told == written
+
+
+def named(cell: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`(\w+)`", cell)

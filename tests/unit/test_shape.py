@@ -9,7 +9,7 @@ from celery import Celery
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from worker.guard.shape import admitted, expired, problem
+from worker.guard.shape import admitted, expired, in_short, problem
 
 EVENT = {"event_id": "e1", "conversation_id": "c1", "destination": "ai"}
 HEADERS: dict[str, object] = {"task": "redirect_conversation", "id": "t1"}
@@ -225,3 +225,22 @@ def test_invariant_6_what_passes_is_plain_to_celery(fields: dict[str, object]) -
     assert {"task", "id"} <= seen.keys() <= message.keys()
     assert all(isinstance(value, str | int | float) for value in seen.values())
     assert expired(message) in {True, False}
+
+
+REASONED = {"event_id": "e1", "conversation_id": "c1", "destination": "billing", "reason": "my account was hacked"}
+
+
+@pytest.mark.parametrize(
+    ("events", "shown"),
+    [
+        ([REASONED], "(c1 -> billing [e1])"),
+        ([json.dumps(REASONED)], "(c1 -> billing [e1])"),
+        ([REASONED] * 5, "(c1 -> billing [e1], c1 -> billing [e1], c1 -> billing [e1], and 2 more)"),
+        (["my account was hacked", 5, None], "(no event, no event, no event)"),
+        ([{"conversation_id": "x" * 1000}], f"({'x' * 64} -> None [None])"),
+        ([], "()"),
+    ],
+)
+def test_flower_is_shown_who_goes_where_and_no_words(events: list[Any], shown: str) -> None:
+    """Of the first three events; whatever stands there instead of an event is not repeated."""
+    assert in_short(events) == shown

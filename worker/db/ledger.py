@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import Connection, Engine, Row, text
+from sqlalchemy import Connection, Engine, RowMapping, text
 
 from worker import events, redirects
 from worker.db import rejected
+from worker.db.prepared import Prepared
 from worker.db.session import translated
 from worker.errors import Permanent, Rejected
 from worker.events import Received
@@ -20,42 +21,57 @@ from worker.redirects import Outcome, State
 # The rows that one side effect names: large enough to amortise a row, small enough to redo after a crash.
 GROUP = 200
 
-# A row of version 0 is a lock on a conversation that has no state yet; _fill turns it into one or removes it.
-_RESERVE = text("""
+# A row of version 0 is a lock on a conversation that has no state yet; _WRITE turns it into one, or _UNRESERVE removes
+# it. Always in one order, or parallel batches deadlock. Each statement sees what was committed before it began, so what
+# is read after the lock is what the transaction before us has written. All three are one way to the database and back.
+_LOCK = Prepared(
+    "lock_states",
+    """
     INSERT INTO conversation_states (conversation_id, status, ai_enabled, destination, version, occurred_at, event_id)
-    SELECT id, 'active', true, 'ai', 0, 'epoch', '' FROM unnest(CAST(:ids AS text[])) AS id
-    ON CONFLICT (conversation_id) DO NOTHING
-""")
-# Always in one order, or parallel batches deadlock.
-_LOCK = text("""
-    SELECT conversation_id, owner_id, destination, version, occurred_at, event_id FROM conversation_states
-    WHERE conversation_id = ANY(:ids) ORDER BY conversation_id FOR UPDATE
-""")
-# After the lock, so that it sees what the transaction before us wrote. One row at least: the database's clock.
-_KNOWN = text("""
-    SELECT clock_timestamp() AS clock, r.* FROM (VALUES (1)) AS one LEFT JOIN redirects r ON r.event_id = ANY(:ids)
-""")
-_WRITE = text("""
+    SELECT id, 'active', true, 'ai', 0, 'epoch', '' FROM unnest(:ids) AS id
+    ON CONFLICT (conversation_id) DO NOTHING;
+    SELECT count(*) FROM (
+        SELECT FROM conversation_states WHERE conversation_id = ANY(:ids) ORDER BY conversation_id FOR UPDATE
+    ) AS locked;
+    SELECT clock_timestamp() AS clock, s.conversation_id AS held, s.owner_id AS held_owner, s.destination AS held_by,
+        s.version AS held_version, s.occurred_at AS held_since, s.event_id AS held_event,
+        r.event_id, r.conversation_id, r.destination, r.outcome, r.code, r.version, r.previous_status, r.status,
+        r.owner_id, r.source, r.actor, r.reason, r.metadata, r.occurred_at
+    FROM (SELECT * FROM conversation_states WHERE conversation_id = ANY(:ids)) AS s
+        FULL JOIN (SELECT * FROM redirects WHERE event_id = ANY(:event_ids)) AS r ON false
+    """,
+    ids="text[]",
+    event_ids="text[]",
+)
+_WRITE = Prepared(
+    "write_states",
+    """
     WITH moved AS (
         UPDATE conversation_states s
         SET owner_id = n.owner_id, status = n.status, ai_enabled = n.ai_enabled, destination = n.destination,
             version = n.version, occurred_at = n.occurred_at, event_id = n.event_id,
             updated_at = CASE WHEN (s.version, s.owner_id) IS DISTINCT FROM (n.version, n.owner_id)
                 THEN now() ELSE s.updated_at END
-        FROM json_populate_recordset(null::conversation_states, CAST(:states AS json)) n
-        WHERE s.conversation_id = n.conversation_id
+        FROM json_populate_recordset(null::conversation_states, :states) n
+        WHERE s.conversation_id = n.conversation_id AND s.conversation_id = ANY(:ids)
     ), recorded AS (
-        INSERT INTO redirects SELECT * FROM json_populate_recordset(null::redirects, CAST(:redirects AS json))
+        INSERT INTO redirects SELECT * FROM json_populate_recordset(null::redirects, :redirects)
     ), kept AS (
-        INSERT INTO rejected_events (id, source, code, error, body)
-        SELECT id, source, code, error, body
-        FROM json_populate_recordset(null::rejected_events, CAST(:rejected AS json))
+        INSERT INTO rejected_events (id, source, code, error, body, conversation_id)
+        SELECT id, source, code, error, body, conversation_id
+        FROM json_populate_recordset(null::rejected_events, :rejected)
         ON CONFLICT (id) DO NOTHING
     )
     INSERT INTO side_effects (kind, conversation_ids)
-    SELECT kind, conversation_ids FROM json_populate_recordset(null::side_effects, CAST(:effects AS json))
+    SELECT kind, conversation_ids FROM json_populate_recordset(null::side_effects, :effects)
     RETURNING id
-""")
+    """,
+    ids="text[]",
+    states="json",
+    redirects="json",
+    rejected="json",
+    effects="json",
+)
 _UNRESERVE = text("DELETE FROM conversation_states WHERE conversation_id = ANY(:ids) AND version = 0")
 
 
@@ -126,7 +142,7 @@ class _Batch:
         self.after: dict[str, State] = {}
         self.known: dict[str, dict[str, Any]] = {}
         self.recorded: list[dict[str, Any]] = []
-        self.rejected: list[dict[str, str]] = []
+        self.rejected: list[dict[str, str | None]] = []
 
     def run(self) -> Accepted:
         wanted = [item.event for item in self.items if isinstance(item.event, Received)]
@@ -136,9 +152,8 @@ class _Batch:
         return Accepted(outcomes, self._write(ids))
 
     def _lock(self, ids: list[str], event_ids: list[str]) -> datetime:
-        self.connection.execute(_RESERVE, {"ids": ids})
-        self.before = {row.conversation_id: _state(row) for row in self.connection.execute(_LOCK, {"ids": ids})}
-        rows = self.connection.execute(_KNOWN, {"ids": event_ids}).mappings().all()
+        rows = _LOCK.run(self.connection, ids=ids, event_ids=event_ids).mappings().all()
+        self.before = {row["held"]: _state(row) for row in rows if row["held"] is not None}
         self.known = {row["event_id"]: dict(row) for row in rows if row["event_id"] is not None}
         clock: datetime = rows[0]["clock"]
         return clock
@@ -182,12 +197,12 @@ class _Batch:
         groups = [changed[start : start + GROUP] for start in range(0, len(changed), GROUP)]
         effects = [{"kind": kind, "conversation_ids": group} for kind in self.ledger.kinds for group in groups]
         documents = {
-            "states": _json(_columns(state) for c, state in self.after.items() if state != self.before[c]),
+            "states": _json(state.as_dict() for c, state in self.after.items() if state != self.before[c]),
             "redirects": _json(self.recorded),
             "rejected": _json(self.rejected),
             "effects": _json(effects),
         }
-        filed = list(self.connection.execute(_WRITE, documents).scalars())
+        filed = list(_WRITE.run(self.connection, ids=ids, **documents).scalars())
         if unfilled := [c for c in ids if self.before[c] is None and c not in self.after]:
             self.connection.execute(_UNRESERVE, {"ids": unfilled})
         return filed
@@ -241,23 +256,9 @@ def _refused(item: Item, refusal: Rejected) -> Outcome:
 _IDENTITY = ("event_id", "conversation_id", "destination")
 
 
-def _state(row: Row[Any]) -> State | None:
-    if not row.version:
-        return None
-    return State(row.conversation_id, row.owner_id, row.destination, row.version, row.occurred_at, row.event_id)
-
-
-def _columns(state: State) -> dict[str, Any]:
-    return {
-        "conversation_id": state.conversation_id,
-        "owner_id": state.owner_id,
-        "status": state.status,
-        "ai_enabled": state.ai_enabled,
-        "destination": state.destination,
-        "version": state.version,
-        "occurred_at": state.occurred_at,
-        "event_id": state.event_id,
-    }
+def _state(row: RowMapping) -> State | None:
+    names = ("held", "held_owner", "held_by", "held_version", "held_since", "held_event")
+    return State(*(row[name] for name in names)) if row["held_version"] else None
 
 
 def _json(rows: Iterable[dict[str, Any]]) -> str:

@@ -6,10 +6,12 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     Identity,
     Index,
     Integer,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     Uuid,
@@ -51,6 +53,8 @@ conversation_states = Table(
     CheckConstraint("(destination = 'ai') = ai_enabled", name="destination"),
     # Version 0 is a row that a transaction has made to lock it, and has not filled yet: it never outlives it.
     CheckConstraint("version >= 0", name="version"),
+    Index("conversation_states_owner", "owner_id", "updated_at", "conversation_id"),
+    Index("conversation_states_destination", "destination", "updated_at", "conversation_id"),
 )
 
 redirects = Table(
@@ -108,7 +112,15 @@ rejected_events = Table(
     Column("code", Text, nullable=False),
     Column("error", Text, nullable=False),
     Column("body", Text, nullable=False),
+    # What it is about, as far as it can be read.
+    Column("conversation_id", Text),
     Index("rejected_events_received_at", "received_at"),
+    Index(
+        "rejected_events_conversation",
+        "conversation_id",
+        "received_at",
+        postgresql_where=text("conversation_id IS NOT NULL"),
+    ),
 )
 
 event_outbox = Table(
@@ -132,4 +144,27 @@ conversations = Table(
     Column("version", BigInteger, nullable=False),
     _now("updated_at"),
     _status_follows_ai(),
+)
+
+# Numbers that only grow (worker/db/counters.py). Of a number that is counted up to a time, `updated_at` is that time.
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("labels", ARRAY(Text), primary_key=True, server_default="{}"),
+    Column("value", Double, nullable=False, server_default=text("0")),
+    _now("updated_at"),
+)
+
+# One row: how far the comparison of copies with the truth has come (worker/db/reconciliation.py).
+reconciliation = Table(
+    "reconciliation",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, server_default=text("1")),
+    Column("marker", BigInteger, nullable=False, server_default=text("0")),
+    Column("after", Text, nullable=False, server_default=""),
+    Column("whole", Boolean, nullable=False, server_default="false"),
+    _now("recent"),
+    Column("pending", JSONB, nullable=False, server_default="{}"),
+    CheckConstraint("id = 1", name="one_row"),
 )

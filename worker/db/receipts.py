@@ -10,14 +10,14 @@ from worker.db.session import translated
 
 # All at once: one by one, ten thousand take seconds.
 _KEEP = text("""
-    INSERT INTO rejected_events (id, source, code, error, body)
-    SELECT id, source, code, error, body
+    INSERT INTO rejected_events (id, source, code, error, body, conversation_id)
+    SELECT id, source, code, error, body, conversation_id
     FROM json_populate_recordset(null::rejected_events, CAST(:rows AS json)) ORDER BY id
     ON CONFLICT (id) DO NOTHING
 """)
 
 
-def keep(engine: Engine, events: Sequence[str], rows: Sequence[dict[str, str]]) -> None:
+def keep(engine: Engine, events: Sequence[str], rows: Sequence[dict[str, str | None]]) -> None:
     """Commit `events` (each JSON) and `rows` (of rejected.row), or nothing.
 
     Raises Transient: then they may be committed or not. Rows go in in one order, or two calls that share some deadlock.

@@ -12,12 +12,21 @@ from worker.redirects import State
 
 
 class RecordStore(Protocol):
-    """Where `save_conversation` writes. Made once per process, with the engine of `DATABASE_URL`."""
+    """Where `save_conversation` writes. Made once per process, with the engine of `DATABASE_URL`.
+
+    Its sessions prefer an index to a sequential scan (`enable_seqscan = off`, worker/db/session.py).
+    """
 
     def save(self, states: Sequence[State]) -> Mapping[str, Exception]:
         """Bring the records of these states (ordered by id) up to date; never back to an older version.
 
         Returns the error of each conversation that failed; raises Permanent or Transient when all did.
+        """
+        ...
+
+    def drifted(self, states: Sequence[State]) -> Mapping[str, int | None]:
+        """The ids of those whose record does not show them, with the version it shows (None: there is none, or no
+        record). Empty if there is no telling. Raises Permanent or Transient.
         """
         ...
 
@@ -35,25 +44,39 @@ class BundledRecords:
             destination = excluded.destination, version = excluded.version, updated_at = excluded.updated_at
         WHERE conversations.version <= excluded.version
     """)
+    DRIFTED = text("""
+        SELECT n.id, c.version FROM json_populate_recordset(null::conversations, CAST(:rows AS json)) n
+        LEFT JOIN conversations c ON c.id = n.id
+        WHERE (c.owner_id, c.status, c.ai_enabled, c.destination, c.version)
+            IS DISTINCT FROM (n.owner_id, n.status, n.ai_enabled, n.destination, n.version)
+    """)
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def save(self, states: Sequence[State]) -> Mapping[str, Exception]:
-        rows = [
-            {
-                "id": state.conversation_id,
-                "owner_id": state.owner_id,
-                "status": state.status,
-                "ai_enabled": state.ai_enabled,
-                "destination": state.destination,
-                "version": state.version,
-            }
-            for state in states
-        ]
         with translated(), self.engine.begin() as connection:
-            connection.execute(self.SAVE, {"rows": orjson.dumps(rows).decode()})
+            connection.execute(self.SAVE, {"rows": _rows(states)})
         return {}
+
+    def drifted(self, states: Sequence[State]) -> Mapping[str, int | None]:
+        with translated(), self.engine.connect() as connection:
+            return {row.id: row.version for row in connection.execute(self.DRIFTED, {"rows": _rows(states)})}
+
+
+def _rows(states: Sequence[State]) -> str:
+    rows = [
+        {
+            "id": state.conversation_id,
+            "owner_id": state.owner_id,
+            "status": state.status,
+            "ai_enabled": state.ai_enabled,
+            "destination": state.destination,
+            "version": state.version,
+        }
+        for state in states
+    ]
+    return orjson.dumps(rows).decode()
 
 
 def store(name: str, engine: Engine) -> RecordStore:

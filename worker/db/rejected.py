@@ -13,12 +13,14 @@ from worker.db.session import translated
 
 # Bytes of a body that a list still looks into: one event, also one that is too large. A body may be 16 MiB.
 GLANCE = 128 * 1024
+# Characters of a conversation_id, by the contract.
+LONGEST_ID = 64
 # Rows that are counted beyond those shown: counting millions takes seconds, and says nothing more.
 COUNTED = 10_000
 
 _KEEP = text("""
-    INSERT INTO rejected_events (id, source, code, error, body)
-    VALUES (:id, :source, :code, :error, :body)
+    INSERT INTO rejected_events (id, source, code, error, body, conversation_id)
+    VALUES (:id, :source, :code, :error, :body, :conversation_id)
     ON CONFLICT (id) DO NOTHING
 """)
 _NEWEST = text("""
@@ -42,7 +44,7 @@ _AFTER = text("""
 _TAKE = text("DELETE FROM rejected_events WHERE id = :id RETURNING body, received_at, clock_timestamp() AS clock")
 
 
-def row(body: object, code: str, error: str, source: str) -> dict[str, str]:
+def row(body: object, code: str, error: str, source: str) -> dict[str, str | None]:
     """The row for `body` (any JSON value, or raw bytes). Its id follows from them: a redelivery adds nothing."""
     kept = storable(body)
     digest = hashlib.sha256(f"{code}\n{kept}".encode()).digest()
@@ -52,7 +54,36 @@ def row(body: object, code: str, error: str, source: str) -> dict[str, str]:
         "code": code,
         "error": _text(error),
         "body": kept,
+        "conversation_id": _conversation(body),
     }
+
+
+def _conversation(body: object) -> str | None:
+    """The conversation that `body` is about, if it is an event that can be read so far."""
+    named = fields(body).get("conversation_id")
+    return named if named and len(named) <= LONGEST_ID else None
+
+
+def fields(body: object) -> dict[str, str]:
+    """The text fields of an event, or of a CloudEvent by our names, as far as `body` can be read; {} if it is none."""
+    read = body
+    if isinstance(body, str | bytes):
+        try:
+            read = json.loads(body) if len(body) <= GLANCE else None
+        except (ValueError, RecursionError):
+            return {}
+    if not isinstance(read, dict):
+        return {}
+    if "specversion" in read:
+        data = read.get("data")
+        cloud = {"event_id": read.get("id"), "conversation_id": read.get("subject")}
+        read = (data if isinstance(data, dict) else {}) | cloud
+    return {name: said for name, said in read.items() if isinstance(said, str) and holdable(said)}
+
+
+def holdable(said: str) -> bool:
+    """Whether PostgreSQL can hold it."""
+    return "\x00" not in said and not any("\ud800" <= character <= "\udfff" for character in said)
 
 
 def storable(body: object) -> str:

@@ -23,6 +23,10 @@ _SESSION = {
     "statement_timeout": STATEMENT_TIMEOUT_MS,
     "lock_timeout": LOCK_TIMEOUT_MS,
     "idle_in_transaction_session_timeout": 15_000,
+    # Our statements are short and find their rows by an index. A plan that is kept (worker/db/prepared.py) may be made
+    # while a table is new, and must not read all of it when it holds millions.
+    "enable_seqscan": "off",
+    "jit": "off",
     # A host that vanishes must not hold a lock on a kind of side effects for the two hours of TCP's default.
     "tcp_keepalives_idle": 10,
     "tcp_keepalives_interval": 5,

@@ -8,10 +8,13 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from worker.db.counters import BOUNDS_IN_SQL
+from worker.db.prepared import Prepared
 from worker.db.session import single_statements, translated
 from worker.policy import Policy
 from worker.redirects import State
@@ -22,38 +25,84 @@ LAST_LOOK = 60.0
 # Characters: an error is a reason for a person, not an archive.
 ERROR_LENGTH = 1000
 
-_ALONE = text("SELECT pg_try_advisory_lock(hashtext('side_effects'), hashtext(:kind))")
-_RELEASE = text("SELECT pg_advisory_unlock(hashtext('side_effects'), hashtext(:kind))")
-_DUE = text("""
-    SELECT kind FROM unnest(CAST(:kinds AS text[])) AS kind WHERE EXISTS (
+# Whatever this connection has taken, and however often: a claim that finds nothing is made a second time.
+_RELEASE = Prepared("release", "SELECT pg_advisory_unlock_all()")
+_DUE = Prepared(
+    "due",
+    """
+    SELECT kind FROM unnest(:kinds) AS kind WHERE EXISTS (
         SELECT FROM side_effects e WHERE e.kind = kind.kind AND e.state = 'waiting' AND e.due_at <= now())
-""")
-_UNHEARD = text("""
-    SELECT kind FROM unnest(CAST(:kinds AS text[])) AS kind WHERE NOT EXISTS (
+    """,
+    kinds="text[]",
+)
+_UNHEARD = Prepared(
+    "unheard",
+    """
+    SELECT kind FROM unnest(:kinds) AS kind WHERE NOT EXISTS (
         SELECT FROM side_effects e WHERE e.kind = kind.kind AND e.state = 'waiting' AND e.failures = 0 AND e.id < :mine
         AND e.due_at BETWEEN now() - make_interval(secs => :window) AND now())
-""")
+    """,
+    kinds="text[]",
+    mine="bigint",
+    window="float8",
+)
+# The kind, its rows and their states in one way to the database and back. What the writer before us has settled since
+# this statement began is seen gone when its row is locked, and an older state is what every copy's fence is for.
 # MATERIALIZED, or the planner may run the locking select again for every row it joins.
-_CLAIM = text("""
-    WITH due AS MATERIALIZED (
+_CLAIM = Prepared(
+    "claim",
+    """
+    WITH alone AS MATERIALIZED (
+        SELECT pg_try_advisory_lock(hashtext('side_effects'), hashtext(:kind)) AS mine
+    ), due AS MATERIALIZED (
         SELECT id FROM side_effects
-        WHERE kind = :kind AND state = 'waiting' AND due_at <= now()
+        WHERE (SELECT mine FROM alone) AND kind = :kind AND state = 'waiting' AND due_at <= now()
             AND (last_error IS NOT DISTINCT FROM :lost) = :crashed
         ORDER BY due_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), claimed AS (
+        UPDATE side_effects e
+        SET failures = failures + 1, last_error = :lost, updated_at = now(),
+            due_at = now() + make_interval(secs =>
+                coalesce(:steps[failures + 1], :last_look) * (1 + :jitter * random()))
+        FROM due WHERE e.id = due.id
+        RETURNING e.id, e.conversation_ids, e.failures, extract(epoch FROM e.due_at - now())::float8 AS due_in
+    ), states AS (
+        SELECT conversation_id, owner_id, destination, version, occurred_at, event_id FROM conversation_states
+        WHERE version > 0 AND conversation_id IN (SELECT unnest(conversation_ids) FROM claimed)
     )
-    UPDATE side_effects e
-    SET failures = failures + 1, last_error = :lost, updated_at = now(),
-        due_at = now() + make_interval(secs =>
-            coalesce((CAST(:steps AS float8[]))[failures + 1], :last_look) * (1 + :jitter * random()))
-    FROM due WHERE e.id = due.id
-    RETURNING e.id, e.conversation_ids, e.failures, extract(epoch FROM e.due_at - now())::float8 AS due_in
-""")
-_STATES = text("""
-    SELECT conversation_id, owner_id, destination, version, occurred_at, event_id FROM conversation_states
-    WHERE conversation_id = ANY(:ids) AND version > 0 ORDER BY conversation_id
-""")
-_DONE = text("DELETE FROM side_effects WHERE id = ANY(:ids)")
-_ANY_DEAD = text("SELECT EXISTS (SELECT FROM side_effects WHERE kind = :kind AND state = 'dead')")
+    SELECT mine, claimed.*, states.* FROM alone LEFT JOIN (claimed FULL JOIN states ON false) ON true
+    """,
+    kind="text",
+    lost="text",
+    crashed="boolean",
+    limit="bigint",
+    steps="float8[]",
+    last_look="float8",
+    jitter="float8",
+)
+# How long each copy took, from the redirect's commit: the bucket, from 1, and the sum. One writer per kind, so nobody
+# waits for these rows.
+_DONE = Prepared(
+    "done",
+    f"""
+    WITH gone AS (
+        DELETE FROM side_effects WHERE id = ANY(:ids)
+        RETURNING kind, cardinality(conversation_ids) AS copies,
+            greatest(extract(epoch FROM clock_timestamp() - created_at), 0)::float8 AS seconds
+    ), taken AS (
+        SELECT 'copy_seconds' AS name, ARRAY[kind, width_bucket(seconds, '{BOUNDS_IN_SQL}')::text] AS labels,
+            sum(copies) AS value
+        FROM gone GROUP BY 1, 2
+        UNION ALL SELECT 'copy_seconds_sum', ARRAY[kind], sum(copies * seconds) FROM gone GROUP BY 1, 2
+    )
+    INSERT INTO counters (name, labels, value) SELECT name, labels, value FROM taken
+    ON CONFLICT (name, labels) DO UPDATE SET value = counters.value + excluded.value, updated_at = now()
+    """,
+    ids="bigint[]",
+)
+_ANY_DEAD = Prepared(
+    "any_dead", "SELECT EXISTS (SELECT FROM side_effects WHERE kind = :kind AND state = 'dead')", kind="text"
+)
 # Each dead row is unnested once and joined: to compare arrays costs rows times conversations written, and the 20,000 of
 # a large round ran into the statement timeout. The last `state` is for a person who brings the row back meanwhile.
 _OVERTAKEN = text("""
@@ -94,10 +143,14 @@ _HALVE = text("""
     INSERT INTO side_effects (kind, conversation_ids, failures, last_error, created_at)
     SELECT kind, :second, failures - 1, :lost, created_at FROM halved
 """)
-_BEHIND = text("""
+_BEHIND = Prepared(
+    "behind",
+    """
     SELECT DISTINCT behind FROM side_effects e, unnest(e.conversation_ids) AS behind
-    WHERE e.conversation_ids && CAST(:ids AS text[]) AND behind = ANY(:ids)
-""")
+    WHERE e.conversation_ids && :ids AND behind = ANY(:ids)
+    """,
+    ids="text[]",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +164,14 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """The rows in hand, and the present states of all their conversations, ordered by id."""
+
+    rows: Sequence[Claimed]
+    states: Sequence[State]
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The part of a claimed row that failed together, why, and whether a schedule tries it again."""
 
@@ -121,29 +182,22 @@ class Failure:
 
 
 @contextmanager
-def alone(engine: Engine, kind: str) -> Iterator[Connection | None]:
-    """A connection that holds `kind` for itself until the block ends; None when another process has it.
-
-    One writer per kind: a copy that hangs costs one process, whatever the number of rings. PostgreSQL frees the kind
-    the moment its holder dies, because the lock belongs to the connection.
-    """
+def desk(engine: Engine) -> Iterator[Connection]:
+    """A connection for `claim` and what follows. The kind that is claimed on it is free again when the block ends."""
     with translated(), single_statements(engine) as connection:
-        if not connection.scalar(_ALONE, {"kind": kind}):
-            yield None
-            return
-        connection.commit()  # for SQLAlchemy, which counts transactions here too; it asks the database nothing
         try:
             yield connection
         finally:
-            _release(connection, kind)
+            release(connection)
 
 
-def _release(connection: Connection, kind: str) -> None:
+def release(connection: Connection) -> None:
     if connection.invalidated:
         return  # the lock went with it
     try:
         connection.rollback()
-        connection.scalar(_RELEASE, {"kind": kind})
+        with connection.begin():
+            _RELEASE.run(connection)
     except BaseException:
         connection.invalidate()  # a pooled connection must not keep the kind
         raise
@@ -152,7 +206,7 @@ def _release(connection: Connection, kind: str) -> None:
 def due(engine: Engine, kinds: Collection[str]) -> list[str]:
     """Those of `kinds` that have rows due now."""
     with translated(), single_statements(engine) as connection:
-        return list(connection.scalars(_DUE, {"kinds": list(kinds)}))
+        return list(_DUE.run(connection, kinds=list(kinds)).scalars())
 
 
 def unheard(engine: Engine, kinds: Collection[str], filed: Collection[int], window: float) -> list[str]:
@@ -162,24 +216,37 @@ def unheard(engine: Engine, kinds: Collection[str], filed: Collection[int], wind
     as lost.
     """
     with translated(), single_statements(engine) as connection:
-        values = {"kinds": list(kinds), "mine": min(filed), "window": window}
-        return list(connection.scalars(_UNHEARD, values))
+        return list(_UNHEARD.run(connection, kinds=list(kinds), mine=min(filed), window=window).scalars())
 
 
-def claim(connection: Connection, kind: str, policy: Policy, *, limit: int, jitter: float) -> list[Claimed]:
-    """Up to `limit` due rows, the failure of this attempt already committed.
+def claim(connection: Connection, kind: str, policy: Policy, *, limit: int, jitter: float) -> Claim | None:
+    """Take `kind`, and up to `limit` of its due rows, the failure of this attempt already committed.
+
+    None when another process has the kind. One writer per kind: a copy that hangs costs one process, whatever the
+    number of rings. PostgreSQL frees the kind the moment its holder dies, because the lock belongs to the connection.
 
     Rows whose last attempt killed its process come one at a time, after all others, in halves: so that the one
     conversation that kills stands alone in the end and takes no other to its death.
     """
-    values = {"kind": kind, "steps": list(policy.steps), "jitter": jitter, "lost": LOST, "last_look": LAST_LOOK}
-    rows = _claim(connection, values | {"limit": limit, "crashed": False})
-    return rows or [_halved(connection, row) for row in _claim(connection, values | {"limit": 1, "crashed": True})]
+    values = {"kind": kind, "steps": policy.steps_in_sql, "jitter": jitter, "lost": LOST, "last_look": LAST_LOOK}
+    found = _claim(connection, values | {"limit": limit, "crashed": False})
+    if found is None or found.rows:
+        return found
+    found = _claim(connection, values | {"limit": 1, "crashed": True})
+    if found is None or not found.rows:
+        return found
+    half = _halved(connection, found.rows[0])
+    return Claim([half], [state for state in found.states if state.conversation_id in half.conversation_ids])
 
 
-def _claim(connection: Connection, values: Mapping[str, Any]) -> list[Claimed]:
+def _claim(connection: Connection, values: Mapping[str, Any]) -> Claim | None:
     with connection.begin():
-        return [Claimed(*row) for row in connection.execute(_CLAIM, dict(values))]
+        found: Sequence[Any] = _CLAIM.run(connection, **values).all()
+    if not found[0].mine:
+        return None
+    rows = [Claimed(*row[1:5]) for row in found if row.id is not None]
+    states = [State(*row[5:]) for row in found if row.conversation_id is not None]
+    return Claim(rows, sorted(states, key=attrgetter("conversation_id")))
 
 
 def _halved(connection: Connection, row: Claimed) -> Claimed:
@@ -192,20 +259,13 @@ def _halved(connection: Connection, row: Claimed) -> Claimed:
     return Claimed(row.id, first, row.failures, row.due_in)
 
 
-def states(connection: Connection, rows: Sequence[Claimed]) -> list[State]:
-    """The present states of all conversations of `rows`, ordered by id."""
-    ids = sorted({conversation_id for row in rows for conversation_id in row.conversation_ids})
-    with connection.begin():
-        return [State(*row) for row in connection.execute(_STATES, {"ids": ids})]
-
-
 def settle(connection: Connection, done: Collection[int], failed: Sequence[Failure]) -> None:
     """Delete what is written; what failed stays with its reason, each reason a row with a schedule of its own."""
     first = {failure.row.id: failure for failure in reversed(failed)}
     others = [failure for failure in failed if first[failure.row.id] is not failure]
     with connection.begin():
         if done:
-            connection.execute(_DONE, {"ids": list(done)})
+            _DONE.run(connection, ids=list(done))
         if first:
             connection.execute(_FAILED, {"first": _json(first.values()), "others": _json(others)})
 
@@ -213,7 +273,7 @@ def settle(connection: Connection, done: Collection[int], failed: Sequence[Failu
 def overtake(connection: Connection, kind: str, written: Collection[str]) -> None:
     """Forget what was dead of the conversations `written`: this copy shows their present state again."""
     with connection.begin():
-        if connection.scalar(_ANY_DEAD, {"kind": kind}):  # hardly ever, and this is asked in every round
+        if _ANY_DEAD.run(connection, kind=kind).scalar():  # hardly ever, and this is asked in every round
             connection.execute(_OVERTAKEN, {"kind": kind, "written": list(written)})
 
 
@@ -235,4 +295,4 @@ def _json(failures: Iterable[Failure]) -> str:
 def behind(connection: Connection, ids: Collection[str]) -> set[str]:
     """Those of `ids` that some side effect, of any kind, still names."""
     with connection.begin():
-        return set(connection.scalars(_BEHIND, {"ids": list(ids)}))
+        return set(_BEHIND.run(connection, ids=list(ids)).scalars())

@@ -27,7 +27,24 @@ from worker.db.session import make_engine
 from worker.errors import WorkerError
 
 ACT_WITHIN = 40.0
+# The demo's browser brings no token, whatever keys this machine has.
+OPEN = {"REDIRECT_JWT_SECRET": "", "REDIRECT_JWT_JWKS": "", "REDIRECT_HTTP_TOKENS": ""}
 CAST = ("worker", "beat", "web")
+
+
+_told_to_end = threading.Event()
+
+
+def end_like_ctrl_c() -> None:
+    """From now on the first of these signals is a KeyboardInterrupt; a second one does not disturb the clearing up."""
+
+    def once(*_: object) -> None:
+        if not _told_to_end.is_set():
+            _told_to_end.set()
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, once)
 
 
 class Stuck(WorkerError):
@@ -88,7 +105,8 @@ class Stage:
     def _start(self, name: str) -> subprocess.Popen[bytes]:
         # The gateway keeps its own access: the demo cuts off the worker, and leaves the browser's line alone.
         redis = str(self.cache_url if name == "web" else self.worker_cache_url)
-        environment = stack.environment(self.urls, REDIS_URL=redis, PORT=str(self.port), REDIRECT_HOME=str(self.home))
+        own = {"REDIS_URL": redis, "PORT": str(self.port), "REDIRECT_HOME": str(self.home)}
+        environment = stack.environment(self.urls, **own, **OPEN)
         with self._log(name).open("wb") as log:
             return subprocess.Popen(  # noqa: S602 - the Procfile's own line, run as a Procfile is run
                 f"exec {stack.processes()[name]}",
@@ -111,6 +129,8 @@ class Stage:
         """The first truthy answer of `fact`. Raises Stuck, which names the logs."""
         deadline = time.monotonic() + ACT_WITHIN
         while time.monotonic() < deadline:
+            if _told_to_end.is_set():  # Python drops what is raised while it runs a destructor, also this exception
+                raise KeyboardInterrupt
             if answer := fact():
                 return answer
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The web process: `python -m worker.gateway`, on 127.0.0.1 and PORT."""
+"""The web process: `python -m worker.gateway`, on REDIRECT_HOST and PORT."""
 
 import signal
 import socket
@@ -6,11 +6,17 @@ import sys
 
 import structlog
 import uvicorn
+from pydantic import ValidationError
 
-from config import logging, sentry
+from config import logging, sentry, tracing
 from config.settings import NotConfigured, settings
 
-HOST = "127.0.0.1"
+# Bytes of what a client may say on a socket.
+LARGEST_MESSAGE = 16 * 1024
+# Seconds between pings, and for the answer to one.
+PING_EVERY = 20.0
+# Milliseconds: a client that is gone without a word, with something still to be sent to it, is given up after that.
+UNANSWERED_MS = 30_000
 log = structlog.get_logger(__name__)
 
 
@@ -19,15 +25,17 @@ class Gateway(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listening in [one for server in self.servers for one in server.sockets]:
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)  # accepted ones inherit it
         log.info("gateway ready", action="gateway_ready", url=f"http://{self.config.host}:{self.config.port}")
 
 
-def server(port: int) -> Gateway:
+def server(host: str, port: int) -> Gateway:
     """One process, and as little in it as does the work."""
     return Gateway(
         uvicorn.Config(
             "worker.gateway.app:app",
-            host=HOST,
+            host=host,
             port=port,
             loop="asyncio",
             http="h11",
@@ -38,8 +46,10 @@ def server(port: int) -> Gateway:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            # Clients have nothing to say, and frames are too small to be worth a compressor per socket.
-            ws_max_size=4096,
+            # Clients bring a token and ask for pages. Frames are too small to be worth a compressor per socket.
+            ws_max_size=LARGEST_MESSAGE,
+            ws_ping_interval=PING_EVERY,
+            ws_ping_timeout=PING_EVERY,
             ws_per_message_deflate=False,
             # Seconds for requests and sockets that do not end; sockets are told at once (1012).
             timeout_graceful_shutdown=1,
@@ -48,19 +58,24 @@ def server(port: int) -> Gateway:
 
 
 def main() -> None:
-    """Serve until SIGTERM or SIGINT; exits with the reason when a URL is not set."""
-    logging.configure(settings().log_format)
-    sentry.start("web")
+    """Serve until SIGTERM or SIGINT; exits with the reason when something is not set."""
     try:
+        logging.configure(settings().log_format)
         for field in ("database_url", "redis_url"):
             settings().url(field)
+    except ValidationError as error:
+        sys.exit("\n".join(item["msg"] for item in error.errors()))
     except NotConfigured as error:
         sys.exit(str(error))
+    sentry.start("web")
+    tracing.start("web")
+    if not settings().asks_for_tokens:
+        log.warning("no key is set: everybody on this machine may read and send", action="gateway_open")
     # When all is closed uvicorn raises the signal again. Then this ends the process at once, where an exception would
     # wait for a thread that waits for a frozen database.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    server(settings().port).run()
+    server(settings().host, settings().port).run()
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ _CLOUD = {
     "type": "object",
     "title": "CloudEvent",
     "description": "`id` is the event_id, `subject` the conversation_id, `time` is occurred_at; `data` has the rest.",
-    "required": ["specversion", "id", "source", "type"],
+    "required": ["specversion", "id", "type"],
     "properties": {
         "specversion": {"const": "1.0"},
         "id": {"type": "string"},
@@ -89,7 +89,9 @@ CONTENT: dict[str, Any] = {
 }
 
 _PROBLEMS = {
+    400: "Called by a name that is not in REDIRECT_HOSTS, or the connection ended before the body",
     401: "No token, or a wrong one. The body was not read",
+    403: "The token may not send, or not for this owner or conversation. Nothing of the request is kept",
     408: "The body did not arrive in time",
     413: f"The body has more than {LARGEST_BODY} bytes",
     415: "A Content-Type that is none of these, or a Content-Encoding",

@@ -15,6 +15,7 @@ from worker.db import receipts, rejected
 from worker.db.session import make_engine
 from worker.errors import Rejected
 from worker.events import MAX_BYTES, MAX_METADATA_BYTES, Event, parse, too_large
+from worker.gateway.views import View
 from worker.messages import unpack
 
 SOURCE = "POST /events"
@@ -31,6 +32,7 @@ class _Refused(NamedTuple):
 class _Stored(NamedTuple):
     event_id: str
     text: str
+    event: Event
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,23 @@ class Receipt:
 
     events: list[_Stored]
     refused: list[_Refused]
-    rows: list[dict[str, str]]
+    rows: list[dict[str, str | None]]
 
     def keep(self) -> None:
         """Commit all of it. Raises Transient: then it may be committed or not."""
         receipts.keep(_engine(), [event.text for event in self.events], self.rows)
+
+    def not_shown_by(self, view: View) -> str | None:
+        """What the first event names that is not in `view`, also of those that are refused; None if all are in it.
+
+        An event must name the owner: the ledger then holds it to that (`owner_mismatch`).
+        """
+        if view.everything:
+            return None
+        told = [(stored.event.owner_id, stored.event.conversation_id) for stored in self.events]
+        refused = [rejected.fields(one.raw) for one in self.refused]
+        told += [(fields.get("owner_id"), fields.get("conversation_id", "")) for fields in refused]
+        return next((f"{owner!r}, {name!r}" for owner, name in told if not view.shows(owner, name)), None)
 
     def answer(self) -> dict[str, Any]:
         accepted = [event.event_id for event in self.events]
@@ -64,7 +78,7 @@ def _sorted(body: bytes, headers: Mapping[str, str]) -> tuple[list[_Stored], lis
     for at, text in zip(unpacked.events_at, unpacked.events, strict=True):
         try:
             event = parse(text, settings().destinations)
-            events.append(_Stored(event.event_id, _normalized(event)))
+            events.append(_Stored(event.event_id, _normalized(event), event))
         except Rejected as why:
             refused.append(_Refused(at, text, why))
     return events, sorted(refused, key=lambda one: one.position)

@@ -9,13 +9,15 @@ from celery.worker.consumer import Consumer
 from worker.guard.compression import bound_decompression
 from worker.guard.grouping import WaitingRoom
 from worker.guard.parking import LIST_ITEM, REDIRECT, park, queue_of, whole
-from worker.guard.shape import admitted, expired, problem
+from worker.guard.shape import admitted, expired, in_short, problem
 
 log = structlog.get_logger(__name__)
 
 # Bytes of a body, before it is decoded: 160,000 small events, and what RabbitMQ lets pass. Decoding takes a multiple of
 # it in memory, and all other messages wait meanwhile.
 LARGEST = 16 * 1024 * 1024
+# Seconds that the events for Flower wait, so that several go in one message, and behind the work.
+EVENTS_WITHIN = 0.1
 
 
 class GuardedConsumer(Consumer):
@@ -23,6 +25,7 @@ class GuardedConsumer(Consumer):
 
     # Of worker/guard/grouping.py; there is a new one for each connection.
     waiting_room: WaitingRoom | None = None
+    _events_due = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         bound_decompression(LARGEST)
@@ -52,8 +55,23 @@ class GuardedConsumer(Consumer):
 
         return guarded
 
+    def on_send_event_buffered(self) -> None:  # type: ignore[override]
+        """Flower may learn of it a moment later: Celery would send the events before the task itself goes on."""
+        if self.hub and not self._events_due:
+            self._events_due = True
+            self.hub.call_later(EVENTS_WITHIN, self._send_events)
+
+    def _send_events(self) -> None:
+        self._events_due = False
+        self._flush_events()
+
+    def shutdown(self) -> None:
+        self._flush_events()  # what cannot be sent it keeps to itself
+        super().shutdown()
+
     def on_close(self) -> None:
         super().on_close()
+        self._events_due = False  # the timer may have gone with the connection
         if self.waiting_room is not None:
             self.waiting_room.disconnected(delivered_again=not self.app.conf.broker_url.startswith("redis"))
 
@@ -124,12 +142,16 @@ def _call(message: Any) -> tuple[str, list[Any], dict[str, Any]]:
 
 def _admit(message: Any) -> None:
     """Leave Celery nothing to read that was not looked at. Only here: the broker keeps the message as it came."""
-    _, args, kwargs = _call(message)
+    name, args, kwargs = _call(message)
+    # What Flower shows is what the producer wrote there: of an event also the reason, in the words of a customer.
+    shown = (
+        {"argsrepr": in_short([*args, *([kwargs] if kwargs else [])]), "kwargsrepr": "{}"} if name == REDIRECT else {}
+    )
     if "task" in message.headers:
-        message.headers = admitted(message.headers)
+        message.headers = admitted(message.headers) | shown
     else:
         message.headers = {}
-        seen = admitted(message.payload) | {"args": args, "kwargs": kwargs}
+        seen = admitted(message.payload) | {"args": args, "kwargs": kwargs} | shown
         message.payload.clear()
         message.payload.update(seen)
     message.properties = {name: value for name, value in message.properties.items() if isinstance(value, str | int)}

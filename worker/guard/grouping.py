@@ -19,6 +19,7 @@ from celery.exceptions import Reject, TaskRevokedError
 from celery.worker import strategy
 from celery.worker.state import task_ready
 
+from config import tracing
 from config.settings import settings
 
 log = structlog.get_logger(__name__)
@@ -182,8 +183,9 @@ class Run:
 
 def _context(request: Any) -> dict[str, Any]:
     """What the task sees as its request: the first one's, so that what it rings has a parent that Flower knows."""
-    names = ("id", "task", "root_id", "parent_id", "hostname", "delivery_info", "sentry-trace", "baggage", "headers")
-    return {name: request.request_dict.get(name) for name in names} | {"is_eager": False, "retries": 0}
+    names = ("id", "task", "root_id", "parent_id", "hostname", "delivery_info", "headers")
+    traced = ("sentry-trace", "baggage", tracing.TRACEPARENT)
+    return {name: request.request_dict.get(name) for name in (*names, *traced)} | {"is_eager": False, "retries": 0}
 
 
 def run_together(

@@ -1,6 +1,8 @@
 """What a Celery message must look like before Celery may touch it, and what Celery gets to see of it. Pure."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +19,8 @@ EMBEDDED = ("callbacks", "errbacks", "chain", "chord")
 # Celery's request is one dictionary of all headers, whatever their names and types: a header "get" replaces a method,
 # a number as "stamped_headers" ends the worker. So it sees what is named here: who, when, how often, and the trace.
 SEEN = ("task", "id", "lang", "root_id", "parent_id", "retries", "argsrepr", "kwargsrepr", "origin", "redelivered")
+# Events of a call, and characters of a name in one, that Flower shows.
+SHOWN, LONGEST_NAME = 3, 64
 TRACED = ("sentry-trace", "baggage", "traceparent", "tracestate")
 
 
@@ -139,3 +143,21 @@ def admitted(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_plain(value: object) -> bool:
     return isinstance(value, int | float) or (isinstance(value, str) and len(value) <= LONGEST_TEXT)
+
+
+def in_short(events: Sequence[Any]) -> str:
+    """The events of a call for people who read Flower: who goes where, and nothing that a customer wrote."""
+    told = [_in_short(event) for event in events[:SHOWN]]
+    return f"({', '.join([*told, *([f'and {len(events) - SHOWN} more'] if len(events) > SHOWN else [])])})"
+
+
+def _in_short(event: Any) -> str:
+    if isinstance(event, str) and len(event) <= LONGEST_TEXT:  # as the intake passes it on
+        with suppress(ValueError, RecursionError):
+            event = json.loads(event)
+    if not isinstance(event, dict):
+        return "no event"
+    conversation_id, destination, event_id = (
+        str(event.get(name))[:LONGEST_NAME] for name in ("conversation_id", "destination", "event_id")
+    )
+    return f"{conversation_id} -> {destination} [{event_id}]"

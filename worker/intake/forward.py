@@ -5,11 +5,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import structlog
 from celery import Celery
 from kombu import Connection
 
 from config.settings import settings
+from worker.db import counters
+from worker.db.counters import Count
+from worker.db.session import engine
+from worker.effects import TOLD_ONE_BY_ONE
 from worker.errors import Transient
 
 log = structlog.get_logger(__name__)
@@ -58,7 +63,9 @@ class Forward:
                 if not self._blocked:
                     self.close()
                 log.warning("cannot be passed on: tried again", action="intake_postponed", error=str(error), wait=wait)
+                counters.tell(engine(), Count("publish_failures", ("redirects",)))
             else:
+                _tell(batch)
                 return
             if self._stop.wait(wait):
                 raise Stopped
@@ -99,6 +106,18 @@ class Forward:
         if connection is not None:
             with suppress(Exception):
                 connection.collect(socket_timeout=1)
+
+
+def _tell(batch: Sequence[str]) -> None:
+    if len(batch) > TOLD_ONE_BY_ONE:
+        log.info("events passed on", action="event_passed_on", events=len(batch))
+        return
+    for event in batch:
+        with suppress(ValueError, RecursionError):  # it is the worker that says what is wrong with it
+            fields = orjson.loads(event)
+            if isinstance(fields, dict):
+                named = {name: fields.get(name) for name in ("event_id", "conversation_id")}
+                log.info("event passed on", action="event_passed_on", **named)
 
 
 def batches(events: Sequence[str], most: int) -> list[list[str]]:

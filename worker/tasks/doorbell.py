@@ -7,13 +7,19 @@ import structlog
 from celery import Task, current_app
 from kombu.exceptions import OperationalError
 
-from config import sentry
+from config import sentry, tracing
+from worker.db import counters
+from worker.db.counters import Count
 from worker.db.session import engine
 from worker.effects import Effect, drain
-from worker.errors import SideEffectDead, Transient
+from worker.errors import SideEffectDead, SideEffectParked, Transient
 from worker.policy import POLICIES
 
 log = structlog.get_logger(__name__)
+
+
+# What ends a task and is no error: Celery tells it in one line, and Sentry is not told.
+EXPECTED = (SideEffectParked,)
 
 
 def queue_of(kind: str) -> str:
@@ -32,10 +38,12 @@ def ring(kinds: Iterable[str], rung_by: str | None) -> list[str]:
             for kind in kinds:
                 # Transient: the row is the guarantee, and nobody waits for the broker to confirm a doorbell.
                 options: dict[str, Any] = {"producer": producer, "retry": False, "delivery_mode": "transient"}
+                options["headers"] = tracing.carrier()
                 current_app.send_task(POLICIES[kind].task, (rung_by,), queue=queue_of(kind), **options)
                 rung.append(kind)
     except (OperationalError, OSError) as error:
         log.warning("the broker cannot be reached: left to the sweep", action="ring_dropped", error=str(error))
+        counters.tell(engine(), Count("publish_failures", ("ring",)))
     return rung
 
 
@@ -46,7 +54,8 @@ def answer(task: Task[Any, Any], effect: Effect, rung_by: str | None) -> dict[st
     """
     structlog.contextvars.bind_contextvars(rung_by=rung_by)
     try:
-        settled = drain(engine(), effect)
+        with tracing.span(task.name, task.request.get(tracing.TRACEPARENT), kind=effect.kind):
+            settled = drain(engine(), effect)
     except Transient as error:
         log.warning("the database says no for now: left to the sweep", action="effect_postponed", error=str(error))
         return {"postponed": str(error)}
@@ -61,5 +70,7 @@ def answer(task: Task[Any, Any], effect: Effect, rung_by: str | None) -> dict[st
     quick = len(effect.policy.quick)
     if settled.retry_in is not None and task.request.retries < quick:
         raise task.retry(countdown=settled.retry_in, max_retries=quick)
-    counts = {"written": settled.written, "parked": settled.parked, "given_up": settled.given_up}
+    if settled.parked:
+        raise SideEffectParked(f"{effect.kind} of {settled.parked} conversations waits for the sweep")
+    counts = {"written": settled.written, "given_up": settled.given_up}
     return {name: count for name, count in counts.items() if count}

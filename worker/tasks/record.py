@@ -12,7 +12,7 @@ from worker.db.session import engine
 from worker.effects import Effect
 from worker.failpoints import reach
 from worker.redirects import State
-from worker.tasks.doorbell import answer
+from worker.tasks.doorbell import EXPECTED, answer
 
 
 @lru_cache(maxsize=1)
@@ -25,9 +25,13 @@ def save(states: Sequence[State]) -> Mapping[str, Exception]:
     return _store().save(states)
 
 
-EFFECT = Effect("record", save)
+def drifted(states: Sequence[State]) -> Mapping[str, int | None]:
+    return _store().drifted(states)
 
 
-@shared_task(bind=True, name="save_conversation")
+EFFECT = Effect("record", save, drifted)
+
+
+@shared_task(bind=True, name="save_conversation", throws=EXPECTED)
 def save_conversation(self: Task[Any, Any], rung_by: str | None = None) -> dict[str, Any]:
     return answer(self, EFFECT, rung_by)

@@ -3,15 +3,16 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import Task, shared_task
+from celery import Task, current_task, shared_task
 from celery.exceptions import Reject
 
-from config import sentry
+from config import sentry, tracing
 from config.settings import JITTER, settings
 from worker.db import side_effects
 from worker.db.ledger import Accepted, Ledger
@@ -45,13 +46,18 @@ def redirect_conversation(*events: Any, **fields: Any) -> list[dict[str, Any]]:
     Fields given as keywords are one event too.
     """
     raws = [*events, fields] if fields else list(events)
+    with tracing.span("redirect_conversation", current_task.request.get(tracing.TRACEPARENT), events=len(raws)):
+        return _redirect(raws)
+
+
+def _redirect(raws: list[Any]) -> list[dict[str, Any]]:
     _announce(raws)
     accepted = _accept(raws)
     reach("after_commit_before_dispatch")
+    _ring(accepted)
     for outcome in _worth_a_line(accepted.outcomes):
         _tell(outcome)
     log.info("redirects committed", action="redirects_committed", **Counter(o.outcome for o in accepted.outcomes))
-    _ring(accepted)
     reach("after_dispatch_before_ack")
     return [outcome.as_dict() for outcome in accepted.outcomes]
 
@@ -75,13 +81,19 @@ def _ring(accepted: Accepted) -> None:
     if not accepted.filed:
         return
     try:
-        kinds = side_effects.unheard(engine(), tuple(POLICIES), accepted.filed, settings().sweep_interval)
-    except Transient:
-        kinds = list(POLICIES)
-    try:
-        ring(kinds, next(outcome.event_id for outcome in accepted.outcomes if outcome.outcome != "rejected"))
+        ring(
+            _unheard(accepted), next(outcome.event_id for outcome in accepted.outcomes if outcome.outcome != "rejected")
+        )
     except Exception as error:  # noqa: BLE001 - the commit stands: whatever the broker says, the sweep rings
         log.warning("the broker refuses: left to the sweep", action="ring_dropped", error=str(error))
+
+
+def _unheard(accepted: Accepted) -> Iterable[str]:
+    """The kinds to ring. One event by itself is a quiet moment: there the question costs more than a ring too many."""
+    if len(accepted.outcomes) > 1:
+        with suppress(Transient):
+            return side_effects.unheard(engine(), tuple(POLICIES), accepted.filed, settings().sweep_interval)
+    return POLICIES
 
 
 def _announce(raws: Sequence[object]) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 import orjson
 from celery import Task, shared_task
 
+from config import tracing
 from worker.effects import Effect
 from worker.failpoints import reach
 from worker.redirects import State
 from worker.redis_client import run
-from worker.tasks.doorbell import answer
+from worker.tasks.doorbell import EXPECTED, answer
 
 PUBLISH = """
 local failed = {}
@@ -28,19 +29,7 @@ def channel(owner_id: str | None) -> str:
 
 def frame(state: State) -> str:
     """The JSON of the contract, section 3.6; a client drops a version it already has."""
-    return orjson.dumps(
-        {
-            "type": "conversation_updated",
-            "conversation_id": state.conversation_id,
-            "owner_id": state.owner_id,
-            "status": state.status,
-            "ai_enabled": state.ai_enabled,
-            "destination": state.destination,
-            "version": state.version,
-            "event_id": state.event_id,
-            "occurred_at": state.occurred_at,
-        }
-    ).decode()
+    return orjson.dumps({"type": "conversation_updated", **state.as_dict(), **tracing.carrier()}).decode()
 
 
 def publish(states: Sequence[State]) -> Mapping[str, Exception]:
@@ -52,6 +41,6 @@ def publish(states: Sequence[State]) -> Mapping[str, Exception]:
 EFFECT = Effect("websocket", publish)
 
 
-@shared_task(bind=True, name="notify_websocket")
+@shared_task(bind=True, name="notify_websocket", throws=EXPECTED)
 def notify_websocket(self: Task[Any, Any], rung_by: str | None = None) -> dict[str, Any]:
     return answer(self, EFFECT, rung_by)

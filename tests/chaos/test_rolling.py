@@ -1,0 +1,134 @@
+"""A deployment under load: the version before beside this one on the new schema, each worker ended by SIGTERM."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from tests.eventually import eventually
+from tests.integration.ledgers import event
+from tests.service import WORKER, Process, Service
+from worker.db import migrations
+
+ROOT = Path(__file__).resolve().parents[2]
+NEWEST = "worker/db/migrations/versions/0006_operations.py"
+# The tables as the version before has them.
+BEFORE = "0005"
+# Longer than by default, so that whoever waited for a sweep is seen.
+SWEEP = {"REDIRECT_SWEEP_INTERVAL": "10"}
+
+WAITED = """
+    SELECT (extract(epoch FROM received_at) - (metadata->>'sent')::float8)::float8 AS seconds FROM redirects
+    ORDER BY (metadata->>'sent')::float8
+"""
+
+
+def git(*words: str) -> bytes:
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, check=True, timeout=60).stdout
+
+
+@pytest.fixture
+def older(tmp_path: Path) -> Path:
+    """The code before the newest revision of the schema, from the history of this checkout."""
+    added = git("log", "--diff-filter=A", "--format=%H", "--", NEWEST).decode().split()
+    if not added:
+        pytest.skip("there is no history here")
+    archive = git("archive", f"{added[-1]}^", "worker", "config")
+    folder = tmp_path / "older"
+    folder.mkdir()
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True, timeout=60)
+    return folder
+
+
+def worker(service: Service, code: Path, name: str) -> Process:
+    """A worker that runs `code`, once it is ready."""
+    log = service.folder / f"{name}.log"
+    with log.open("wb") as output:
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "worker.app", *WORKER, f"--hostname={name}@here"],
+            cwd=code,
+            env=service.environment | SWEEP,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    process = Process(popen, log)
+    eventually(lambda: process.says(" ready.") or not process.running)
+    assert process.running, log.read_text()
+    return process
+
+
+def end(process: Process) -> None:
+    """As systemd and Kubernetes end it."""
+    process.popen.send_signal(signal.SIGTERM)
+    assert process.popen.wait(timeout=60) == 0, process.log.read_text()[-3000:]
+
+
+@contextmanager
+def load(service: Service) -> Iterator[list[str]]:
+    """One event each 100 ms until the block ends, each sent by name; the ids of those that were sent."""
+    sent: list[str] = []
+    done = threading.Event()
+
+    def send() -> None:
+        with Celery("outside", broker=service.broker_url) as producer:
+            while not done.wait(0.1):
+                name = f"e{len(sent)}"
+                one = event(
+                    name, "billing" if len(sent) % 3 else "ai", f"c{len(sent) % 50}", metadata={"sent": time.time()}
+                )
+                producer.send_task("redirect_conversation", args=[one], queue="redirects")
+                sent.append(name)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield sent
+    finally:
+        done.set()
+        thread.join(30)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("broker", ["service", "rabbit_service"])
+def test_a_rolling_restart_loses_nothing_and_keeps_nobody_waiting(
+    broker: str, older: Path, request: pytest.FixtureRequest
+) -> None:
+    """Migrated under load, then old and new together, then each replaced in turn: every event is decided once, no copy
+    is left behind, and the longest wait is less than one sweep.
+    """
+    service: Service = request.getfixturevalue(broker)
+    migrations.downgrade(service.database_url, BEFORE)
+    running = [worker(service, older, "old-1"), worker(service, older, "old-2")]
+    try:
+        with service.beat(**SWEEP), load(service) as sent:
+            eventually(lambda: len(sent) > 30)
+            migrations.upgrade(service.database_url)
+            for number, old in enumerate(list(running), start=1):
+                running.append(worker(service, ROOT, f"new-{number}"))
+                eventually(lambda: len(sent) > 30 + 30 * number)  # noqa: B023 - of this turn
+                end(old)
+            running.append(worker(service, ROOT, "new-3"))
+            end(running[2])
+            soon = len(sent) + 30
+            eventually(lambda: len(sent) > soon)
+        eventually(lambda: len(service.redirects()) == len(sent), within=60)
+        eventually(service.agrees, within=60)
+    finally:
+        for process in running:
+            process.kill()
+
+    assert {row["event_id"] for row in service.redirects()} == set(sent)
+    assert service.rejected() == []
+    waited = [row["seconds"] for row in service.rows(WAITED)]
+    # What the machine takes anyway, by the events before anything was restarted, and not a sweep more.
+    assert max(waited) < float(SWEEP["REDIRECT_SWEEP_INTERVAL"]) + 5 * max(waited[:20])
+    counted = service.rows("SELECT sum(value) AS copies FROM counters WHERE name = 'copy_seconds'")
+    assert counted[0]["copies"] > 0
