@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ import psutil
 from kombu import Connection
 
 from tests.eventually import eventually
+from worker.embedded.processes import free_port
 
 # What Debian puts on the PATH gives up root for an account of its own; these do not.
 PLACES = ("/usr/lib/rabbitmq/bin", "/usr/sbin", "/usr/local/sbin")
@@ -36,12 +36,6 @@ def installed() -> Path | None:
     return Path(found).parent if found else None
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
 class RabbitMQ:
     """One node: `start`, `stop` (its data stays), `kill`, `ctl`, `vhost`. As a context manager: up inside the block."""
 
@@ -49,7 +43,7 @@ class RabbitMQ:
         where = installed()
         assert where is not None, "rabbitmq-server is not installed"
         self.folder, self._bin, self._numbers = folder, where, count(1)
-        self.port, self.management_port, self._epmd, self._distribution = (free_port() for _ in range(4))
+        self.port, self.management_port, self._epmd, self._distribution = (free_port(None) for _ in range(4))
         self._started: list[subprocess.Popen[bytes]] = []
         self._spare: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)

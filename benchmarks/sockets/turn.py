@@ -19,6 +19,7 @@ from benchmarks.sockets.account import account
 from benchmarks.sockets.listeners import Heard, Listeners
 from benchmarks.sockets.load import Load, Update
 from benchmarks.sockets.systems import SocketServer
+from worker.embedded.processes import free_port
 from worker.gateway.tokens import issue
 
 SECRET = secrets.token_hex(32)
@@ -104,18 +105,13 @@ def _serving(services: Services, server: SocketServer, load: Load) -> Iterator[t
     crew = Crew(Path(tempfile.mkdtemp(dir=services.folder)), services.environment(database, "redis"))
     try:
         load.fill(database)
-        port = _free_port()
+        port = free_port(None)
         server.start(crew, port, SECRET)
         _wait_for(port, crew)
         yield crew, port
     finally:
         crew.end()
         services.drop(database)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 def _wait_for(port: int, crew: Crew) -> None:

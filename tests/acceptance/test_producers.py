@@ -11,8 +11,9 @@ import pytest
 
 from tests.conftest import make_service
 from tests.eventually import eventually
-from tests.rabbitmq import RabbitMQ, free_port
+from tests.rabbitmq import RabbitMQ
 from tests.service import Service
+from worker.embedded.processes import free_port
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "producers"
 PYTHON = ("celery_send_task.py", "kombu_publish.py", "python_client.py")
@@ -84,7 +85,7 @@ def test_node_on_rabbitmq(on_rabbitmq: Service, node_example: Path) -> None:
 @pytest.mark.parametrize("token", ["", "a-token-of-thirty-two-characters"])
 def test_curl(on_rabbitmq: Service, token: str) -> None:
     """Over HTTP and the outbox, with a token where one is asked for."""
-    port = str(free_port())
+    port = str(free_port(None))
     asked = {"REDIRECT_HTTP_TOKENS": token} if token else {}
     name = f"from-curl-{len(token)}"
     with on_rabbitmq.running("worker.gateway", ready="gateway ready", PORT=port, **asked):

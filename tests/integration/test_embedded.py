@@ -193,6 +193,15 @@ def test_ports_are_not_those_of_outgoing_connections() -> None:
     assert all(1024 < processes.free_port(None) < 32768 for _ in range(20))
 
 
+def test_a_port_that_was_given_out_is_nobody_elses() -> None:
+    """Two processes that look for ports at once get different ones; a server listens on its own all the same."""
+    ports = [processes.free_port(None) for _ in range(20)]
+    assert len(set(ports)) == len(ports)
+    assert not any(processes._held(port) for port in ports)
+    with socket.create_server(("127.0.0.1", ports[0])), socket.create_connection(("127.0.0.1", ports[0])):
+        pass
+
+
 def test_durable_is_the_default(new_home: NewHome) -> None:
     """Unless told otherwise PostgreSQL survives a crash of the machine: fsync and synchronous commit are on."""
     url = embedded.start(new_home(), ["postgres"])["postgres"]

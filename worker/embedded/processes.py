@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ LOG_LIMIT = 5_000_000  # bytes; a longer log is set aside as <name>.log.old when
 # The shell becomes the server only after its pid is on record: killed before that, we leave no unknown server behind.
 _GATE = 'read -r go && exec "$@" </dev/null'
 
+# The ports that were given out last; a server listens on its port long before it falls out at the other end.
+_holders: deque[socket.socket] = deque(maxlen=64)
 _children: set[int] = set()  # the pids that this very process launched: dead, they are zombies until it asks for them
 
 
@@ -153,12 +156,13 @@ def lifeline(path: Path, patience: float = 10) -> Iterator[int]:
 
 
 def free_port(wanted: int | None) -> int:
-    """`wanted` while it is free, else another TCP port of 127.0.0.1.
+    """`wanted` while it is free, else another TCP port of 127.0.0.1, which no other caller gets while we hold it.
 
     Below 32768, where no system takes ports for outgoing connections: the port is still free after a restart.
     """
-    candidates = (wanted or 0, *(16384 + secrets.randbelow(16384) for _ in range(200)))
-    return next(port for port in candidates if port and _is_free(port))
+    if wanted and _can_listen(wanted):
+        return wanted
+    return next(filter(_held, (16384 + secrets.randbelow(16384) for _ in range(200))))
 
 
 def until(fact: Callable[[], bool], seconds: float) -> bool:
@@ -199,13 +203,29 @@ def _opened(log: Path) -> Iterator[FileIO]:
         yield output
 
 
-def _is_free(port: int) -> bool:
+def _can_listen(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger do not count
         with suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return True
     return False
+
+
+def _held(port: int) -> bool:
+    """Whether nobody else has the port, which is ours then: no other process is given it before its server listens.
+
+    It is bound but never listened to: a server that reuses addresses, as each of ours does, can listen there.
+    """
+    holder = socket.socket()
+    try:
+        holder.bind(("127.0.0.1", port))
+    except OSError:
+        holder.close()
+        return False
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _holders.append(holder)
+    return True
 
 
 def _try_lock(descriptor: int) -> bool:
