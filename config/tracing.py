@@ -32,6 +32,11 @@ def start(process: str) -> None:
     _tracer = trace.get_tracer("redirect-worker")
 
 
+def on() -> bool:
+    """Whether this process traces."""
+    return _tracer is not None
+
+
 @contextmanager
 def span(name: str, traceparent: object = None, **attributes: str | int) -> Iterator[None]:
     """Until the block ends; below `traceparent`, if it is one, else below the span that is open."""

@@ -42,6 +42,8 @@ def _instant(value: object) -> datetime | None:
 Text = Annotated[str, StringConstraints(strict=True, pattern=r"^[^\x00]*$")]
 Instant = Annotated[AwareDatetime | None, BeforeValidator(_instant)]
 _Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+# W3C Trace Context, version 00. Anything else is as good as missing: a redirect never fails for its trace.
+_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # Left to right: no value fits two of these, so the first that fits is the one.
 Scalar = Annotated[Text | StrictBool | StrictInt | _Finite | None, Field(union_mode="left_to_right")]
 
@@ -83,14 +85,21 @@ class Event(BaseModel):
     expires_at: Instant = None
 
 
-class Received(Event):
-    """An event, and when it was received, if it has waited in the outbox since.
+def trace_context(value: object) -> str | None:
+    """`value`, if it is one; for whoever reads it from headers."""
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
 
-    The outbox adds this. It does not fill in `occurred_at`: sent again, the same event would have another one, and be a
-    conflict.
+
+class Received(Event):
+    """An event as it arrives: with what belongs to its way here, and is not part of what was asked.
+
+    `received_at`: when, if it has waited in the outbox since, which adds this. It does not fill in `occurred_at`: sent
+    again, the same event would have another one, and be a conflict. `traceparent`: the producer's span
+    (https://www.w3.org/TR/trace-context/).
     """
 
     received_at: Instant = None
+    traceparent: Annotated[str | None, BeforeValidator(trace_context)] = None
 
 
 def parse(raw: object, destinations: Collection[str]) -> Received:

@@ -28,6 +28,8 @@ CLOUDEVENTS = "application/cloudevents"
 _HTTP = "ce-"
 _PREFIXES = ("cloudevents:", "cloudevents_", _HTTP)
 _ATTRIBUTES = {"id": "event_id", "subject": "conversation_id", "time": "occurred_at", "source": "source"}
+# An extension that CloudEvents documents (distributed tracing), by the name that our event has for it.
+_ATTRIBUTES |= {"traceparent": "traceparent"}
 
 
 @dataclass(frozen=True)

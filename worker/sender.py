@@ -1,7 +1,7 @@
 """Publishing within a deadline, in a thread that can be left behind: a frozen broker or resolver gives no error."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Event, Lock
 from typing import Any
@@ -22,9 +22,9 @@ class OutOfTime(Exception):
 class Call:
     """What a caller waits for and a sender works on: messages to be published in order before the deadline."""
 
-    def __init__(self, bodies: Sequence[bytes], deadline: float) -> None:
-        """`deadline` is a time of `time.monotonic()`."""
-        self._bodies, self._deadline = bodies, deadline
+    def __init__(self, bodies: Sequence[bytes], deadline: float, headers: Mapping[str, str]) -> None:
+        """`deadline` is a time of `time.monotonic()`. Each message has these `headers`."""
+        self._bodies, self._deadline, self.headers = bodies, deadline, headers
         self._lock, self._ended, self._given_up = Lock(), Event(), False
         self.confirmed, self.begun = 0, False
         self.error: Exception | None = None
@@ -94,7 +94,8 @@ class Sender:
             self._connect()
         for body in call.rest:
             left = call.begin()
-            self._producer.publish(body, **_JSON, mandatory=True, timeout=left, confirm_timeout=left)
+            options = {"headers": call.headers, "timeout": left, "confirm_timeout": left}
+            self._producer.publish(body, **_JSON, mandatory=True, **options)
             call.confirmed += 1
         self._used = time.monotonic()
 

@@ -2,17 +2,22 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from kombu import Connection, Producer
+from opentelemetry import propagate, trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from sqlalchemy import text
 
 from tests.eventually import eventually
-from tests.integration.gateways import gateway, receive, snapshot
+from tests.integration.gateways import Gateway, gateway, receive, snapshot
 from tests.integration.ledgers import event
+from tests.integration.posting import post
 from tests.service import Service
+from worker.client import RedirectClient
 
 TRACE, PRODUCER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 REASON = "my account was hacked"
@@ -63,6 +68,62 @@ def test_one_trace_from_the_producer_to_the_frame(service: Service) -> None:
     assert ours["live frame"].parent_span_id == ours["notify_websocket"].span_id
     assert frame["traceparent"].split("-")[1] == TRACE
     assert REASON not in "".join(map(str, spans))
+
+
+def _by_client(service: Service, _web: Gateway, header: str) -> None:
+    context = propagate.extract({"traceparent": header})
+    with trace.use_span(trace.get_current_span(context)), RedirectClient(service.broker_url) as client:
+        client.redirect("c1", "billing")
+
+
+def _by_json_queue(service: Service, _web: Gateway, header: str) -> None:
+    with Connection(service.broker_url) as connection:
+        producer = Producer(connection.default_channel)
+        producer.publish(
+            event("e2", "billing", "c2"), routing_key="workflow.redirects", headers={"traceparent": header}
+        )
+
+
+def _by_cloudevent(service: Service, _web: Gateway, header: str) -> None:
+    cloud: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": "e3",
+        "source": "s",
+        "type": "workflow.redirect",
+        "subject": "c3",
+    }
+    cloud |= {"data": {"destination": "billing"}, "traceparent": header}
+    with Connection(service.broker_url) as connection:
+        Producer(connection.default_channel).publish(cloud, routing_key="workflow.redirects")
+
+
+def _by_http(_service: Service, web: Gateway, header: str) -> None:
+    assert post(web, event("e4", "billing", "c4"), traceparent=header).status == 202
+
+
+def _by_sql(service: Service, _web: Gateway, header: str) -> None:
+    body = json.dumps(event("e5", "billing", "c5") | {"traceparent": header})
+    with service.engine.begin() as connection:
+        connection.execute(text("SELECT enqueue_redirect(:body)"), {"body": body})
+
+
+WAYS: list[Callable[[Service, Gateway, str], None]] = [_by_client, _by_json_queue, _by_cloudevent, _by_http, _by_sql]
+
+
+def test_every_way_in_is_in_the_trace_of_its_producer(service: Service) -> None:
+    """The client, a message's header, a CloudEvent's attribute, a request's header, and a field of the event."""
+    with collector() as (address, spans):
+        told = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+        intake = service.running("worker.intake", ready="reading the JSON queue", **told)
+        with service.worker(**told), intake, gateway(service, **told) as web, web.socket() as live:
+            snapshot(live)
+            for number, way in enumerate(WAYS, 1):
+                way(service, web, f"00-{number:032x}-{PRODUCER}-01")
+                frame = receive(live)
+                assert frame["traceparent"].split("-")[1] == f"{number:032x}", way.__name__
+            eventually(lambda: len([span for span in spans if span.name == "live frame"]) == len(WAYS))
+    begun = [span for span in spans if span.name == "redirect_conversation"]
+    assert {span.parent_span_id.hex() for span in begun} == {PRODUCER}
 
 
 def test_without_a_collector_a_frame_is_that_of_the_contract(service: Service) -> None:

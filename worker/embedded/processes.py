@@ -25,7 +25,8 @@ LOG_LIMIT = 5_000_000  # bytes; a longer log is set aside as <name>.log.old when
 _GATE = 'read -r go && exec "$@" </dev/null'
 
 # The ports that were given out last; a server listens on its port long before it falls out at the other end.
-_holders: deque[socket.socket] = deque(maxlen=64)
+_holders: deque[socket.socket] = deque()
+HELD = 64
 _children: set[int] = set()  # the pids that this very process launched: dead, they are zombies until it asks for them
 
 
@@ -225,6 +226,8 @@ def _held(port: int) -> bool:
         return False
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     _holders.append(holder)
+    if len(_holders) > HELD:
+        _holders.popleft().close()
     return True
 
 

@@ -14,7 +14,7 @@ from config.settings import settings
 from worker.db import receipts, rejected
 from worker.db.session import make_engine
 from worker.errors import Rejected
-from worker.events import MAX_BYTES, MAX_METADATA_BYTES, Event, parse, too_large
+from worker.events import MAX_BYTES, MAX_METADATA_BYTES, Event, Received, parse, too_large, trace_context
 from worker.gateway.views import View
 from worker.messages import unpack
 
@@ -75,13 +75,21 @@ def _sorted(body: bytes, headers: Mapping[str, str]) -> tuple[list[_Stored], lis
     unpacked = unpack(body, headers.get("content-type"), headers)
     events = []
     refused = [_Refused(at, *one) for at, one in zip(unpacked.refused_at, unpacked.refused, strict=True)]
+    caller = trace_context(headers.get("traceparent"))
     for at, text in zip(unpacked.events_at, unpacked.events, strict=True):
         try:
             event = parse(text, settings().destinations)
-            events.append(_Stored(event.event_id, _normalized(event), event))
+            events.append(_Stored(event.event_id, _normalized(_traced(event, caller)), event))
         except Rejected as why:
             refused.append(_Refused(at, text, why))
     return events, sorted(refused, key=lambda one: one.position)
+
+
+def _traced(event: Received, caller: str | None) -> Received:
+    """The request's trace goes on with the event, through the outbox, where the event does not name one."""
+    if caller is None or event.traceparent is not None:
+        return event
+    return event.model_copy(update={"traceparent": caller})
 
 
 def _normalized(event: Event) -> str:

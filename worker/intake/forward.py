@@ -1,8 +1,9 @@
 """Passing on: one `redirect_conversation` for up to REDIRECT_BATCH events, confirmed before anything is let go of."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -46,19 +47,24 @@ class Forward:
         self._producer: Any = None
         self._blocked = False
 
-    def send(self, events: Sequence[str], meanwhile: Callable[[], object] = lambda: None) -> None:
+    def send(
+        self,
+        events: Sequence[str],
+        meanwhile: Callable[[], object] = lambda: None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Publish all of `events` (each JSON) and return once the broker has confirmed them; tries until it does.
 
-        `meanwhile` is called between tries. Raises Stopped.
+        `meanwhile` is called between tries; `headers` go with each task message. Raises Stopped.
         """
         for batch in batches(events, settings().batch):
-            self._send(batch, meanwhile)
+            self._send(batch, meanwhile, headers)
 
-    def _send(self, batch: Sequence[str], meanwhile: Callable[[], object]) -> None:
+    def _send(self, batch: Sequence[str], meanwhile: Callable[[], object], headers: Mapping[str, str]) -> None:
         wait, longest = WAITS
         while True:
             try:
-                self._publish(batch)
+                self._publish(batch, headers)
             except Exception as error:  # noqa: BLE001 - whatever the broker says, these events are still to be passed on
                 if not self._blocked:
                     self.close()
@@ -72,7 +78,7 @@ class Forward:
             wait = min(wait * 2, longest)
             meanwhile()
 
-    def _publish(self, batch: Sequence[str]) -> None:
+    def _publish(self, batch: Sequence[str], headers: Mapping[str, str]) -> None:
         if self._blocked:
             self._listen()
         if self._producer is None:
@@ -81,7 +87,7 @@ class Forward:
             self._producer = self._app.amqp.Producer(self._connection, auto_declare=False)
         # Mandatory: into a queue that was deleted meanwhile RabbitMQ would confirm it, and drop it.
         options: Any = {"mandatory": True, "retry": False, "timeout": CONFIRMED_WITHIN}
-        options["confirm_timeout"] = CONFIRMED_WITHIN
+        options |= {"confirm_timeout": CONFIRMED_WITHIN, "headers": dict(headers)}
         self._app.send_task("redirect_conversation", batch, queue="redirects", producer=self._producer, **options)
 
     def _on_blocked(self, reason: str) -> None:

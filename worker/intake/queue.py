@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from config import tracing
 from config.settings import settings
 from worker.app import app
 from worker.db import rejected
@@ -75,7 +76,7 @@ def _pass_on(source: Source, forward: Forward, stop: threading.Event) -> None:
         deliveries = [] if refused.full else source.receive(settings().batch)
         events, good = _sorted(deliveries, refused)
         if events:
-            forward.send(events, meanwhile=source.beat)
+            forward.send(events, meanwhile=source.beat, headers=_traced(deliveries))
             reach("intake_after_publish_before_ack")
         if good:
             source.done(good)
@@ -84,6 +85,12 @@ def _pass_on(source: Source, forward: Forward, stop: threading.Event) -> None:
         if refused.full:
             source.beat()
             stop.wait(1.0)
+
+
+def _traced(deliveries: Iterable[Delivery]) -> dict[str, str]:
+    """The trace of the first message that is part of one: what goes on together is in one trace."""
+    found = (delivery.headers.get(tracing.TRACEPARENT) for delivery in deliveries)
+    return next(({tracing.TRACEPARENT: value} for value in found if isinstance(value, str)), {})
 
 
 def _sorted(deliveries: Iterable[Delivery], refused: _Refused) -> tuple[list[str], list[Delivery]]:

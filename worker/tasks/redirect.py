@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, current_task, shared_task
@@ -46,8 +47,22 @@ def redirect_conversation(*events: Any, **fields: Any) -> list[dict[str, Any]]:
     Fields given as keywords are one event too.
     """
     raws = [*events, fields] if fields else list(events)
-    with tracing.span("redirect_conversation", current_task.request.get(tracing.TRACEPARENT), events=len(raws)):
+    with tracing.span("redirect_conversation", _trace(raws), events=len(raws)):
         return _redirect(raws)
+
+
+def _trace(raws: Iterable[object]) -> object:
+    """That of the message, else of the first event that names one: over HTTP and SQL it came with the event."""
+    if not tracing.on():
+        return None
+    return current_task.request.get(tracing.TRACEPARENT) or next(filter(None, map(_named_trace, raws)), None)
+
+
+def _named_trace(raw: object) -> object:
+    with suppress(ValueError, RecursionError):
+        fields = orjson.loads(raw) if isinstance(raw, str) else raw
+        return fields.get(tracing.TRACEPARENT) if isinstance(fields, dict) else None
+    return None
 
 
 def _redirect(raws: list[Any]) -> list[dict[str, Any]]:
