@@ -50,7 +50,7 @@ def test_an_event_may_be_a_dict_or_json_text_or_bytes(raw: object) -> None:
     event = parse(raw, DESTINATIONS)
 
     when = datetime(2026, 11, 22, 10, 0, 0, 120_000, tzinfo=UTC)
-    assert event.model_dump(exclude={"received_at"}) == FULL | {"occurred_at": when}
+    assert event.model_dump(exclude={"received_at", "traceparent"}) == FULL | {"occurred_at": when}
 
 
 def test_three_fields_are_enough() -> None:

@@ -146,7 +146,8 @@ def _await(process: Process, server: Postgres | Valkey, url: str, log: Path) -> 
     def settled() -> bool:
         nonlocal refusal
         refusal = server.refusal(url)
-        return refusal is None or not process.alive()
+        # Not seen is not gone: a look at a process that begins can fail.
+        return refusal is None or not until(process.alive, 0.5)
 
     in_time = until(settled, READY_WITHIN)
     if refusal is not None:

@@ -25,7 +25,7 @@ LOG_LIMIT = 5_000_000  # bytes; a longer log is set aside as <name>.log.old when
 _GATE = 'read -r go && exec "$@" </dev/null'
 
 # The ports that were given out last; a server listens on its port long before it falls out at the other end.
-_holders: deque[socket.socket] = deque()
+_holders: deque[int] = deque()
 HELD = 64
 _children: set[int] = set()  # the pids that this very process launched: dead, they are zombies until it asks for them
 
@@ -225,9 +225,9 @@ def _held(port: int) -> bool:
         holder.close()
         return False
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _holders.append(holder)
+    _holders.append(holder.detach())
     if len(_holders) > HELD:
-        _holders.popleft().close()
+        os.close(_holders.popleft())
     return True
 
 
