@@ -2,10 +2,13 @@
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import structlog
+from structlog.typing import EventDict
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
@@ -20,13 +23,17 @@ _WHOLE = ("exc_info", "exception", "stack_info", "stack")
 _QUIET = ("celery.worker.strategy", "celery.app.trace", "celery.beat", "alembic", "kombu", "httpx")
 
 
-def configure(log_format: str = "auto") -> None:
-    """Send all logs of this process to stderr; `log_format` is `text`, `json`, or `auto` (text on a terminal)."""
+def configure(log_format: str = "auto", marks: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Send all logs of this process to stderr; `log_format` is `text`, `json`, or `auto` (text on a terminal).
+
+    `marks`: what the sentence of a line begins with, by its action.
+    """
     text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
             *_SHARED,
+            *([partial(_marked, marks)] if marks else []),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -54,6 +61,12 @@ def _formatter(text: bool) -> structlog.stdlib.ProcessorFormatter:
         foreign_pre_chain=_SHARED,
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _bounded, *last],
     )
+
+
+def _marked(marks: Mapping[str, str], _logger: object, _method: str, line: EventDict) -> EventDict:
+    if (mark := marks.get(str(line.get("action")))) is not None:
+        line["event"] = f"{mark} {line['event']}"
+    return line
 
 
 def _bounded(_logger: object, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     flower_port: int = Field(5555, ge=0, le=65535)
     home: Path = Path(".redirect-worker")
 
-    host: str = "127.0.0.1"
+    bind: str = "127.0.0.1"
     # The names by which browsers call us: the Host header of a request and the Origin of a WebSocket.
     hosts: Annotated[tuple[str, ...] | None, NoDecode] = None
     http_tokens: Annotated[tuple[SecretStr, ...] | None, NoDecode] = None
@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     # `up` sets it: the page is given a token, and a demo plays with customers who are typed.
     development: bool = False
 
+    # The application whose conversations these are: a file of worker/hosts/.
+    host: str = "bundled"
+    # After a redirect to people, what a host's stale save has undone is set right once.
+    guard: bool = True
     destinations: Annotated[dict[str, str], NoDecode] = DESTINATIONS
     record_store: str = "worker.db.records:BundledRecords"
     cache_ttl: int = Field(86_400, gt=0)
@@ -87,6 +91,16 @@ class Settings(BaseSettings):
     task_soft_time_limit: float = Field(20, gt=0)
     visibility_timeout: float = Field(120, gt=0)
     log_format: str = Field("auto", pattern="^(auto|text|json)$")
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, value: str) -> str:
+        if not value.isidentifier():
+            raise ValueError(
+                f"REDIRECT_HOST should be the name of a host profile, such as bundled or pilito, not {value!r}; "
+                "the address to listen on is REDIRECT_BIND"
+            )
+        return value
 
     @field_validator("destinations", mode="before")
     @classmethod
@@ -145,7 +159,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _closed_to_strangers(self) -> Self:
-        if self.host in LOOPBACK:
+        if self.bind in LOOPBACK:
             return self
         needed = {
             "REDIRECT_JWT_SECRET or REDIRECT_JWT_JWKS": self.asks_for_tokens,
@@ -153,9 +167,9 @@ class Settings(BaseSettings):
             "REDIRECT_HOSTS": self.hosts,
         }
         if missing := [name for name, there in needed.items() if not there]:
-            raise ValueError(f"on the address {self.host} strangers can call: set {', '.join(missing)} first")
+            raise ValueError(f"on the address {self.bind} strangers can call: set {', '.join(missing)} first")
         if self.development:
-            raise ValueError(f"REDIRECT_DEVELOPMENT gives a token to everybody: not on the address {self.host}")
+            raise ValueError(f"REDIRECT_DEVELOPMENT gives a token to everybody: not on the address {self.bind}")
         return self
 
     @model_validator(mode="after")

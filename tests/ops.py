@@ -79,7 +79,7 @@ STOPPING = ("process", "on SIGTERM", "done within", "patience before SIGKILL")
 
 def at_least() -> dict[str, float]:
     """Process type -> the seconds that its code may take to end."""
-    settings = Settings(broker_url="redis://broker", host="127.0.0.1")
+    settings = Settings(broker_url="redis://broker", bind="127.0.0.1")
     soft = options(settings, (), ())["worker_soft_shutdown_timeout"]
     ends_soon = dict.fromkeys(PROCESSES, 5.0)
     return ends_soon | {"worker": settings.task_time_limit + soft, "intake": 2 * PATIENCE}

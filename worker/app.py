@@ -11,6 +11,7 @@ from config import logging, sentry, tracing
 from config.celery import options
 from config.settings import settings
 from worker import json_queue, tasks
+from worker.hosts import host
 from worker.policy import POLICIES
 from worker.tasks.doorbell import queue_of
 
@@ -33,7 +34,7 @@ app.set_default()
 
 @signals.setup_logging.connect
 def _own_logging(**_: Any) -> None:
-    logging.configure(settings().log_format)
+    logging.configure(settings().log_format, host().marks)
 
 
 @signals.worker_init.connect

@@ -20,7 +20,7 @@ from worker.events import encode, shaped
 from worker.permit import Permit, ai_permit
 from worker.sender import Call, OutOfTime, Sender
 
-__all__ = ["BrokerUnavailable", "Permit", "RedirectClient", "Rejected", "ai_permit"]
+__all__ = ["BrokerUnavailable", "Permit", "RedirectClient", "Rejected", "ai_permit", "apply_in"]
 
 # Events and bytes of one message: what one transaction carries with ease, and half of what the intake lets pass.
 BATCH, LARGEST = 200, 8 * 1024 * 1024
@@ -149,6 +149,23 @@ class RedirectClient:
         return error
 
 
+def apply_in(connection_or_django_alias: Any, event: Mapping[str, Any]) -> dict[str, Any]:
+    """Redirect in the caller's own transaction: the ledger and, where REDIRECT_HOST says so, the host's row move with
+    it or not at all, and the copies follow after its commit.
+
+    The first is the name of a Django database ("default"), a psycopg2 connection that is in a transaction, or an
+    SQLAlchemy Connection; it must be to DATABASE_URL's database. `event` is the contract's; without an `event_id` it
+    gets one. Returns `{"redirected_to", "old_status", "new_status", "ai_enabled"}`: what was asked, and what holds.
+
+    Raises Rejected for what can never be applied, which is kept in rejected_events; Transient when the database says no
+    for now: then nothing of it is done, and the caller's transaction can go on. Waits for locks for some seconds at
+    most, and for no broker and no Redis.
+    """
+    from worker.in_transaction import apply  # producers that send pay for no database
+
+    return apply(connection_or_django_alias, completed(event, None))
+
+
 def _trace() -> dict[str, str]:
     """The producer's open span, as headers: only where its program traces, with OpenTelemetry, already."""
     if (propagate := sys.modules.get("opentelemetry.propagate")) is None:
@@ -158,14 +175,14 @@ def _trace() -> dict[str, str]:
     return {name: value for name, value in carrier.items() if name == "traceparent"}  # baggage may be personal
 
 
-def completed(event: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """`event` as JSON holds it, with an event_id and a time. Raises Rejected for what is no mapping."""
+def completed(event: Mapping[str, Any], now: datetime | None) -> dict[str, Any]:
+    """`event` as JSON holds it, with an event_id, and a time if there is a `now`. Raises Rejected for no mapping."""
     if not isinstance(event, Mapping):
         raise Rejected("malformed", f"an event should be a mapping, not {type(event).__name__}")
     fields = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in event.items()}
     if fields.get("event_id") is None:
         fields["event_id"] = str(uuid4())
-    if fields.get("occurred_at") is None:
+    if fields.get("occurred_at") is None and now is not None:
         fields["occurred_at"] = now.isoformat()
     return fields
 

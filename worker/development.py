@@ -13,7 +13,7 @@ FILE = "secrets.json"
 
 def environment(settings: Settings) -> dict[str, str]:
     """What the processes of `up` need besides: nothing where keys are set, or strangers can call."""
-    if settings.asks_for_tokens or settings.host not in LOOPBACK:
+    if settings.asks_for_tokens or settings.bind not in LOOPBACK:
         return {}
     return {"REDIRECT_JWT_SECRET": _made(settings.home), "REDIRECT_DEVELOPMENT": "true"}
 

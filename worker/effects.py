@@ -205,7 +205,12 @@ def _tell_agreement(connection: Connection, written: Sequence[State]) -> None:
     for state in written:
         if state.conversation_id not in behind:
             log.info(
-                "redirect complete: all copies agree", action="redirect_complete", **_keys(state), status=state.status
+                "redirect complete: all copies agree",
+                action="redirect_complete",
+                **_keys(state),
+                status=state.status,
+                destination=state.destination,
+                ai_enabled=state.ai_enabled,
             )
 
 

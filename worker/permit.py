@@ -55,8 +55,11 @@ def ai_permit(conversation_id: str) -> Permit:
 def _of_cache(conversation_id: str) -> _Told | None:
     """None when the key is missing or says nothing that can be believed, or when Redis is away."""
     # Imported here, and before the clock runs: producers pay for neither Redis nor SQLAlchemy.
+    from worker.hosts import host
     from worker.redis_client import client, key
 
+    if not host().cache_is_ours:
+        return None
     value = _asked("cache", REDIS_PATIENCE, lambda: client().get(key(conversation_id)))
     return None if value is None else _read(value)
 
@@ -74,10 +77,10 @@ def _read(value: Any) -> _Told | None:
 
 def _of_database(conversation_id: str) -> _Told | None:
     """None when it is away."""
-    from worker.db.control import control
     from worker.db.session import engine
+    from worker.hosts import host
 
-    return _asked("database", DATABASE_PATIENCE, lambda: _twice(lambda: control(engine(), conversation_id)))
+    return _asked("database", DATABASE_PATIENCE, lambda: _twice(lambda: host().control(engine(), conversation_id)))
 
 
 def _twice(ask: Callable[[], T]) -> T:

@@ -1,6 +1,5 @@
 """One conversation, for a person: what holds, which copies show it, what is behind, and how it came to be."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,22 +7,32 @@ from redis.exceptions import RedisError, ResponseError
 
 from worker.db import history
 from worker.db.session import engine
-from worker.redis_client import client, key
+from worker.hosts import host
+from worker.redis_client import client
 
+SHOWN = ("version", "ai_enabled", "status", "destination")
 UNREACHABLE, UNREADABLE = "unreachable", "unreadable"
 
 
 def look(conversation_id: str) -> dict[str, Any] | None:
     """State, cache, record, side effects that are behind, newest redirects; None if the conversation is unknown."""
-    found = history.conversation(engine(), conversation_id)
+    found = stored(conversation_id)
     return found and {**found, "cache": cached(conversation_id)}
 
 
+def stored(conversation_id: str) -> dict[str, Any] | None:
+    """All of it that is in the database. Raises Transient."""
+    found = history.conversation(engine(), conversation_id)
+    if found is not None and (record := host().shown_record) is not None:
+        found["record"] = record(engine(), conversation_id)
+    return found
+
+
 def cached(conversation_id: str) -> Any:
-    """What the AI would read: the JSON object, None if there is no key, UNREACHABLE, or why it is UNREADABLE."""
+    """What the AI would read: the object, None if there is no key, UNREACHABLE, or why it is UNREADABLE."""
     try:
-        value = client().get(key(conversation_id))
-        held = json.loads(value) if value is not None else None
+        value: Any = client().get(host().cache_key(conversation_id))
+        held = host().cache_value(value) if value is not None else None
     except ResponseError as error:  # it answers: the key holds another type
         return {UNREADABLE: str(error)}
     except RedisError:
@@ -59,8 +68,10 @@ def _copy(copy: Any, state: Mapping[str, Any]) -> str:
         return "cannot be reached" if copy == UNREACHABLE else "not there"
     if UNREADABLE in copy:
         return f"cannot be read: {copy[UNREADABLE]}"
-    version = copy.get("version")
-    return f"version {version}, {'up to date' if version == state['version'] else 'BEHIND'}"
+    shown = {name: copy[name] for name in SHOWN if name in copy}
+    agrees = all(value == state[name] for name, value in shown.items())
+    told = f"version {copy['version']}" if "version" in copy else ", ".join(f"{n} {v}" for n, v in shown.items())
+    return f"{told}, {'up to date' if agrees else 'BEHIND'}"
 
 
 def _effect(effect: Mapping[str, Any]) -> str:

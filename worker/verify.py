@@ -13,9 +13,9 @@ from worker.db import reconciliation
 from worker.db.reconciliation import Slice
 from worker.db.session import single_statements, translated
 from worker.errors import Transient
+from worker.hosts import host
 from worker.reconcile import Drift, compare, repair
 from worker.tasks.doorbell import ring
-from worker.tasks.maintenance import EFFECTS
 
 SLICE = 1000
 # Of what has drifted, so many are named.
@@ -66,7 +66,7 @@ class Run:
     def _slice(self, connection: Connection) -> Slice:
         started = time.monotonic()
         found = reconciliation.following(connection, self.report.after, SLICE)
-        drift, away = compare(connection, found, EFFECTS)
+        drift, away = compare(connection, found, host().effects)
         if away is not None:
             raise away
         for kind, ids in drift.items():
@@ -91,7 +91,7 @@ class Run:
             time.sleep(0.05)
         for kind, ids in drift.items():
             now = reconciliation.these(connection, ids)
-            left, away = compare(connection, now, EFFECTS)
+            left, away = compare(connection, now, host().effects)
             if away is not None:
                 raise Transient(f"repaired, but not seen to be: {away}")
             behind = {id_ for id_, kinds in now.behind.items() if kind in kinds}

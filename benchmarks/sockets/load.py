@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from benchmarks.services import Database
+from worker.hosts import bundled
 from worker.redirects import State
-from worker.tasks import websocket
 
 # Files that a server or the listeners have open besides their sockets: libraries, logs, connections to the stores.
 OTHER_FILES = 200
@@ -68,7 +68,7 @@ class Load:
             occurred_at=_BEGIN + timedelta(milliseconds=number),
             event_id=str(number),
         )
-        return Update(owner, websocket.frame(state))
+        return Update(owner, bundled.frame(state))
 
     def fill(self, database: Database) -> None:
         """The conversations that snapshots show."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from redis.asyncio import Redis
 
 from benchmarks.processes import Crew
-from worker.tasks import websocket
+from worker.hosts import bundled
 
 Publish = Callable[[str, str], Awaitable[object]]
 """Publishes a frame to the sockets of one owner."""
@@ -54,7 +54,7 @@ class Gateway:
         async with Redis.from_url(redis_url) as redis:
 
             async def publish(owner_id: str, text: str) -> None:
-                await redis.publish(websocket.channel(owner_id), text)
+                await redis.publish(bundled.channel(owner_id), text)
 
             await redis.ping()  # connects
             yield publish

@@ -57,8 +57,8 @@ def test_a_broken_cache_is_retried_fails_and_succeeds_by_the_sweep(
             eventually(lambda: "SUCCESS" in "".join(rows(page, "update_cache")), every=1)
             assert own.agrees()
 
-            (healed,) = [task for task in told(page, port, "update_cache") if task["state"] == "SUCCESS"]
-            assert healed["args"] == "('sweep',)"
+            healed = [task["args"] for task in told(page, port, "update_cache") if task["state"] == "SUCCESS"]
+            assert set(healed) == {"('sweep',)"}  # the next sweep may have come before the first was answered
             (redirected,) = told(page, port, "redirect_conversation")
             assert redirected["args"] == "(c1 -> billing [e1])"
             (rung,) = [task for task in told(page, port, "update_cache") if task["args"] == "('e1',)"]

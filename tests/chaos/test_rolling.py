@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,6 +71,18 @@ def end(process: Process) -> None:
     assert process.popen.wait(timeout=60) == 0, process.log.read_text()[-3000:]
 
 
+def worth_reading(service: Service, waited: Sequence[float]) -> str:
+    """Who waited for long, and what the processes have complained of."""
+    said = [
+        f"{log.name}: {line}"
+        for log in sorted(service.folder.glob("*.log"))
+        for line in log.read_text(errors="replace").splitlines()
+        if '"level": "info"' not in line and line.strip()
+    ]
+    late = {f"e{number}": round(seconds, 1) for number, seconds in enumerate(waited) if seconds > 3}
+    return "\n".join([f"late: {late}", *said[-200:]])
+
+
 @contextmanager
 def load(service: Service) -> Iterator[list[str]]:
     """One event each 100 ms until the block ends, each sent by name; the ids of those that were sent."""
@@ -129,6 +141,7 @@ def test_a_rolling_restart_loses_nothing_and_keeps_nobody_waiting(
     assert service.rejected() == []
     waited = [row["seconds"] for row in service.rows(WAITED)]
     # What the machine takes anyway, by the events before anything was restarted, and not a sweep more.
-    assert max(waited) < float(SWEEP["REDIRECT_SWEEP_INTERVAL"]) + 5 * max(waited[:20])
+    most = float(SWEEP["REDIRECT_SWEEP_INTERVAL"]) + 5 * max(waited[:20])
+    assert max(waited) < most, worth_reading(service, waited)
     counted = service.rows("SELECT sum(value) AS copies FROM counters WHERE name = 'copy_seconds'")
     assert counted[0]["copies"] > 0

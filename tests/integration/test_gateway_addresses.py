@@ -68,7 +68,7 @@ def test_where_strangers_can_call_it_does_not_start_without_keys(
     """It ends with 1 at once and says what to set; None: nothing is set."""
     keys = {name: value for name, value in KEYS.items() if left_out not in (name, None)}
     process = service.spawn(
-        "worker.gateway", environment={"REDIRECT_HOST": address, "PORT": str(free_port(None)), **keys}
+        "worker.gateway", environment={"REDIRECT_BIND": address, "PORT": str(free_port(None)), **keys}
     )
     try:
         assert process.popen.wait(30) == 1
@@ -81,7 +81,7 @@ def test_where_strangers_can_call_it_does_not_start_without_keys(
 
 def test_with_keys_it_starts_on_any_address(service: Service) -> None:
     """And listens there only; it asks everybody for a token."""
-    with asking(service, REDIRECT_HOST=STRANGE, REDIRECT_HOSTS=KEYS["REDIRECT_HOSTS"]) as web:
+    with asking(service, REDIRECT_BIND=STRANGE, REDIRECT_HOSTS=KEYS["REDIRECT_HOSTS"]) as web:
         assert [status(web.port, path) for path in ("/healthz", "/conversations")] == [200, 401]
         with connect(f"ws://{STRANGE}:{web.port}/ws", proxy=None, **offering(token("7"))) as live:
             assert snapshot(live) == []
@@ -100,7 +100,7 @@ def status(port: int, path: str) -> int:
 
 def test_a_token_for_the_page_is_given_on_this_machine_only(service: Service) -> None:
     """REDIRECT_DEVELOPMENT is refused on any other address."""
-    environment = {"REDIRECT_HOST": STRANGE, "PORT": str(free_port(None)), "REDIRECT_DEVELOPMENT": "true", **KEYS}
+    environment = {"REDIRECT_BIND": STRANGE, "PORT": str(free_port(None)), "REDIRECT_DEVELOPMENT": "true", **KEYS}
     process = service.spawn("worker.gateway", environment=environment)
     try:
         assert process.popen.wait(30) == 1

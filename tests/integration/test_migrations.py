@@ -30,6 +30,8 @@ TABLES = {
     "conversations",
     "counters",
     "reconciliation",
+    "guards",
+    "proofs",
 }
 # What a migration itself puts a row in.
 SEEDED = {"counters", "reconciliation"}

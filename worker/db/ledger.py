@@ -12,7 +12,9 @@ from sqlalchemy import Connection, Engine, RowMapping, text
 
 from worker import events, redirects
 from worker.db import rejected
+from worker.db.borrowed import Borrowed
 from worker.db.prepared import Prepared
+from worker.db.rows import Held, Rows
 from worker.db.session import translated
 from worker.errors import Permanent, Rejected
 from worker.events import Received
@@ -92,13 +94,18 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Accepts events for one catalogue of destinations. `max_clock_skew` is seconds; `kinds` are the side effects."""
+    """Accepts events for one catalogue of destinations. `max_clock_skew` is seconds; `kinds` are the side effects.
 
-    engine: Engine
+    `engine` may be a connection of the host application (worker/db/borrowed.py). `rows` are its own, which say who
+    answers; None where the states alone do.
+    """
+
+    engine: Engine | Borrowed
     destinations: Collection[str]
     kinds: Sequence[str]
     max_clock_skew: float
     source: str = "redirect_conversation"
+    rows: Rows | None = None
 
     def accept(self, raws: Sequence[object]) -> Accepted:
         """Apply `raws` (each a dict, or JSON as str or bytes) in one transaction of a constant number of statements.
@@ -106,6 +113,14 @@ class Ledger:
         A bad event is rejected alone. Raises Transient when the database says no for now: nothing was written.
         """
         return self._accept([Item(raw, self._parse(raw)) for raw in raws])
+
+    def look(self, ids: Collection[str]) -> Collection[str]:
+        """Settle these conversations with the host's rows, without an event. Returns those that changed.
+
+        Raises Transient or Permanent.
+        """
+        with translated(), self.engine.begin() as connection:
+            return _Batch(self, connection, []).look(sorted(set(ids)))
 
     def _parse(self, raw: object) -> Received | Rejected:
         try:
@@ -136,13 +151,14 @@ class Ledger:
 class _Batch:
     """One transaction's work: lock, fold, write."""
 
-    def __init__(self, ledger: Ledger, connection: Connection, items: Sequence[Item]) -> None:
+    def __init__(self, ledger: Ledger, connection: Connection | Borrowed, items: Sequence[Item]) -> None:
         self.ledger, self.connection, self.items = ledger, connection, items
         self.before: dict[str, State | None] = {}
         self.after: dict[str, State] = {}
         self.known: dict[str, dict[str, Any]] = {}
         self.recorded: list[dict[str, Any]] = []
         self.rejected: list[dict[str, str | None]] = []
+        self.held: Held | None = None
 
     def run(self) -> Accepted:
         wanted = [item.event for item in self.items if isinstance(item.event, Received)]
@@ -151,11 +167,21 @@ class _Batch:
         outcomes = [self._outcome(item, clock, position) for position, item in enumerate(self.items)]
         return Accepted(outcomes, self._write(ids))
 
+    def look(self, ids: list[str]) -> Collection[str]:
+        self._lock(ids, [])
+        self._write(ids)
+        return self.after.keys()
+
     def _lock(self, ids: list[str], event_ids: list[str]) -> datetime:
+        # The host's rows first: its own transaction may hold one already when it calls us.
+        self.held = self.ledger.rows.lock(self.connection, ids) if self.ledger.rows else None
         rows = _LOCK.run(self.connection, ids=ids, event_ids=event_ids).mappings().all()
         self.before = {row["held"]: _state(row) for row in rows if row["held"] is not None}
         self.known = {row["event_id"]: dict(row) for row in rows if row["event_id"] is not None}
         clock: datetime = rows[0]["clock"]
+        for event, state, outcome in self.held.settle(self.before, clock) if self.held else ():
+            self.after[state.conversation_id] = state
+            self._record(event, outcome, event.occurred_at or clock, clock)
         return clock
 
     def _outcome(self, item: Item, clock: datetime | None, position: int) -> Outcome:
@@ -175,7 +201,8 @@ class _Batch:
         occurred_at = event.occurred_at or event.received_at or received_at
         _check_times(event, clock, self.ledger.max_clock_skew)
         state = self.after.get(event.conversation_id) or self.before[event.conversation_id]
-        self.after[event.conversation_id], outcome = redirects.fold(state, event, occurred_at)
+        decide = self.held.decide if self.held else redirects.fold
+        self.after[event.conversation_id], outcome = decide(state, event, occurred_at)
         self._record(event, outcome, occurred_at, received_at)
         return outcome
 
@@ -203,6 +230,8 @@ class _Batch:
             "effects": _json(effects),
         }
         filed = list(_WRITE.run(self.connection, ids=ids, **documents).scalars())
+        if self.held:
+            self.held.write(self.after, changed)
         if unfilled := [c for c in ids if self.before[c] is None and c not in self.after]:
             self.connection.execute(_UNRESERVE, {"ids": unfilled})
         return filed

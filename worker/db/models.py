@@ -10,6 +10,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -153,6 +154,28 @@ counters = Table(
     Column("name", Text, primary_key=True),
     Column("labels", ARRAY(Text), primary_key=True, server_default="{}"),
     Column("value", Double, nullable=False, server_default=text("0")),
+    _now("updated_at"),
+)
+
+# What is watched after a redirect where a host's rows say who answers (worker/hosts/pilito).
+guards = Table(
+    "guards",
+    metadata,
+    Column("conversation_id", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("before", Text),
+    Column("since", DateTime(timezone=True), nullable=False),
+    Column("due_at", DateTime(timezone=True)),
+    Column("reasserted", Boolean, nullable=False, server_default="false"),
+    Index("guards_due_at", "due_at"),
+)
+
+# What a host's own process has left, by which it is seen that a key is the same on both sides.
+proofs = Table(
+    "proofs",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
     _now("updated_at"),
 )
 

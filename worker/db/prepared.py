@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection, Result
 from sqlalchemy.exc import DBAPIError
+
+from worker.db.borrowed import Borrowed
 
 _PREPARED = "prepared"  # in `Connection.info`, which lives as long as the connection to the server
 
@@ -26,6 +28,7 @@ class Prepared:
         parts = [self._part(f"{name}_{number}", part, types) for number, part in enumerate(sql.split(";"))]
         self._prepare = "; ".join(prepare for prepare, _ in parts)
         self._execute = "; ".join(execute for _, execute in parts)
+        self._plain = _typed(sql, types)
 
     @staticmethod
     def _part(name: str, sql: str, types: Mapping[str, str]) -> tuple[str, str]:
@@ -38,8 +41,10 @@ class Prepared:
             return f"PREPARE {name} AS {sql}", f"EXECUTE {name}"
         return f"PREPARE {name} ({declared}) AS {sql}", f"EXECUTE {name} ({given})"
 
-    def run(self, connection: Connection, **values: Any) -> CursorResult[Any]:
+    def run(self, connection: Connection | Borrowed, **values: Any) -> Result[Any]:
         """The rows of the last statement."""
+        if isinstance(connection, Borrowed):  # a session of somebody else's: nothing of ours stays in it
+            return connection.exec_driver_sql(self._plain, values)
         known: set[str] = connection.info.setdefault(_PREPARED, set())
         if self._name not in known:
             try:
@@ -49,6 +54,13 @@ class Prepared:
                 raise
             known.add(self._name)
         return connection.exec_driver_sql(self._execute, values)
+
+
+def _typed(sql: str, types: Mapping[str, str]) -> str:
+    """The same as psycopg2 takes it, with each value cast to its type."""
+    for name, declared in types.items():
+        sql = re.sub(_place(name), f"CAST(%({name})s AS {declared})", sql)
+    return sql
 
 
 def _place(parameter: str) -> str:

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+from psycopg2 import DataError, IntegrityError
 from psycopg2.errors import UniqueViolation
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from config.settings import settings
@@ -90,15 +91,19 @@ def single_statements(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what the driver raises into what to do next: Permanent for bad data, Transient for everything else.
-
-    A duplicate key is Transient: two transactions raced, and the loser finds the winner's row when it looks again.
-    """
+    """Turn what the driver raises into what to do next: Permanent for bad data, Transient for everything else."""
     try:
         yield
     except PoolTimeout as error:
         raise Transient(f"no free connection: {error}") from error
     except DBAPIError as error:
-        reason = str(error.orig).strip()
-        bad_data = isinstance(error, DataError | IntegrityError) and not isinstance(error.orig, UniqueViolation)
-        raise (Permanent if bad_data else Transient)(reason) from error
+        raise judged(error.orig) from error
+
+
+def judged(error: BaseException | None) -> Permanent | Transient:
+    """What to do next after an error of the driver.
+
+    A duplicate key is Transient: two transactions raced, and the loser finds the winner's row when it looks again.
+    """
+    bad_data = isinstance(error, DataError | IntegrityError) and not isinstance(error, UniqueViolation)
+    return (Permanent if bad_data else Transient)(str(error).strip())

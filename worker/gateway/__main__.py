@@ -1,4 +1,4 @@
-"""The web process: `python -m worker.gateway`, on REDIRECT_HOST and PORT."""
+"""The web process: `python -m worker.gateway`, on REDIRECT_BIND and PORT."""
 
 import signal
 import socket
@@ -75,7 +75,7 @@ def main() -> None:
     # wait for a thread that waits for a frozen database.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    server(settings().host, settings().port).run()
+    server(settings().bind, settings().port).run()
 
 
 if __name__ == "__main__":

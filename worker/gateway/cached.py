@@ -6,13 +6,13 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from worker.redis_client import key
+from worker.hosts import host
 
 
 async def read(redis: Redis, conversation_id: str) -> dict[str, Any]:
     """`cache`, and in `cache_status` what is known of it."""
     try:
-        value = await redis.get(key(conversation_id))
+        value = await redis.get(host().cache_key(conversation_id))
     except RedisError:
         return {"cache": None, "cache_status": "unreachable"}
     if value is None:
@@ -26,6 +26,6 @@ async def read(redis: Redis, conversation_id: str) -> dict[str, Any]:
 
 def _strict(value: bytes | str) -> object:
     """What the JSON in `value` says. Raises ValueError for what no answer of ours can hold: NaN, half a character."""
-    said: object = json.loads(value)
+    said: object = host().cache_value(value)
     json.dumps(said, allow_nan=False, ensure_ascii=False).encode()
     return said

@@ -33,7 +33,7 @@ async def _scraper(given: Annotated[HTTPAuthorizationCredentials | None, Securit
     """Raises 401 without one of REDIRECT_METRICS_TOKENS; where none is set, 403 but on this machine's own address."""
     tokens = settings().metrics_tokens
     if tokens is None:
-        if settings().host not in LOOPBACK:
+        if settings().bind not in LOOPBACK:
             raise HTTPException(403, "set REDIRECT_METRICS_TOKENS first: strangers can call this address")
         return
     brought = (given.credentials if given else "").encode()

@@ -15,8 +15,8 @@ from worker.db.session import engine
 from worker.gateway.bounded import ask
 from worker.gateway.feed import BACKLOG, Frame, Snapshot
 from worker.gateway.views import View
+from worker.hosts import bundled
 from worker.redirects import State
-from worker.tasks import websocket
 
 # Apart from the reads: when all sockets want a snapshot, those still find a thread.
 _threads = ThreadPoolExecutor(2, thread_name_prefix="snapshot")
@@ -38,7 +38,7 @@ async def missed(seconds: float, limit: int) -> Sequence[Frame]:
     """A frame for each conversation that moved in the last `seconds`, the newest first. Raises Transient."""
     rows = await ask(lambda: inbox.newest(engine(), Wanted(within=seconds), None, limit), _threads)
     states = [_state(row) for row in rows]
-    return [Frame(one.conversation_id, one.owner_id, one.version, websocket.frame(one)) for one in states]
+    return [Frame(one.conversation_id, one.owner_id, one.version, bundled.frame(one)) for one in states]
 
 
 def wanted(view: View) -> Wanted:

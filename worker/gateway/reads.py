@@ -26,6 +26,7 @@ from worker.gateway.reads_openapi import (
     problems,
 )
 from worker.gateway.views import Reader, Unseen, View
+from worker.show import stored
 from worker.tasks.doorbell import ring
 
 _threads = ThreadPoolExecutor(2, thread_name_prefix="read")
@@ -110,10 +111,10 @@ async def conversation(request: Request, reader: KnownReader, conversation_id: C
     `cache_status` says what is known of `cache`: `present`, `absent`, `unreadable` (then it is the text that is there),
     or `unreachable`.
     """
-    found = await ask(lambda: history.conversation(engine(), conversation_id), _threads)
+    found = await ask(lambda: stored(conversation_id), _threads)
     if found is None or not reader.view.shows(found["state"]["owner_id"], conversation_id):
         raise _unknown(conversation_id)
-    return found | await cached.read(request.app.state.redis, conversation_id)
+    return {**found} | await cached.read(request.app.state.redis, conversation_id)
 
 
 @router.get("/activity", response_model=Activity, responses=problems(403))

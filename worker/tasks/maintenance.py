@@ -1,12 +1,14 @@
 """What beat asks for: ring what is due, compare copies with the truth, prune what is old."""
 
 import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
 import structlog
 from celery import current_app, shared_task
 from kombu.exceptions import OperationalError
+from sqlalchemy import Engine
 
 from config import sentry
 from config.celery import PRUNE_INTERVAL
@@ -15,15 +17,14 @@ from worker import redis_client
 from worker.db import counters, history, side_effects
 from worker.db.counters import Count
 from worker.db.session import engine
-from worker.errors import Transient
+from worker.errors import Permanent, Transient
+from worker.hosts import host
 from worker.policy import POLICIES
 from worker.reconcile import Reconciler
-from worker.tasks import cache, record, websocket
 from worker.tasks.doorbell import ring
 
 log = structlog.get_logger(__name__)
 
-EFFECTS = (websocket.EFFECT, cache.EFFECT, record.EFFECT)
 # The key in Redis by which it is seen that Redis has lost its data.
 MARKER = "redirect_worker_marker"
 # Seconds. What this process has not told of its sweeps yet, and when it last did.
@@ -45,7 +46,18 @@ def retry_side_effects() -> dict[str, Any]:
         return {"skipped": str(error)}
     sentry.check_in("retry_side_effects", settings().sweep_interval, ok=True)
     _count_sweep()
+    if _of_the_host(host().tend):
+        kinds = list(POLICIES)
     return {"rung": ring(kinds, "sweep")} if kinds else {}
+
+
+def _of_the_host(ask: Callable[[Engine], Collection[str]] | None) -> Collection[str]:
+    """What the host looks at by itself. Whatever becomes of it, the sweep goes on."""
+    try:
+        return ask(engine()) if ask else ()
+    except (Transient, Permanent) as error:
+        log.warning("the host's rows are looked at the next time", action="host_skipped", error=str(error))
+        return ()
 
 
 def _count_sweep() -> None:
@@ -61,7 +73,10 @@ def _count_sweep() -> None:
 def reconcile_conversations() -> dict[str, Any]:
     """Compare some copies with the truth, and file what drifted. Until all is compared that must be, ask again."""
     reconciler = Reconciler(
-        engine(), EFFECTS, lambda number: redis_client.exchange(MARKER, number), lambda kinds: ring(kinds, "reconcile")
+        engine(),
+        host().effects,
+        lambda number: redis_client.exchange(MARKER, number),
+        lambda kinds: ring(kinds, "reconcile"),
     )
     try:
         turn = reconciler.turn()
@@ -72,6 +87,8 @@ def reconcile_conversations() -> dict[str, Any]:
     sentry.check_in("reconcile_conversations", settings().reconcile_interval, ok=True)
     if turn is None:
         return {"skipped": "another process compares"}
+    if _of_the_host(host().noticed):
+        ring(POLICIES, "noticed")
     if turn.more:
         _again("reconcile_conversations")
     found = {"compared": turn.compared, "drifted": dict(turn.drifted), "repaired": dict(turn.repaired)}

@@ -16,11 +16,12 @@ from celery.exceptions import Reject
 from config import sentry, tracing
 from config.settings import JITTER, settings
 from worker.db import side_effects
-from worker.db.ledger import Accepted, Ledger
+from worker.db.ledger import Accepted
 from worker.db.session import engine
 from worker.effects import TOLD_ONE_BY_ONE
 from worker.errors import Transient
 from worker.failpoints import reach
+from worker.hosts import ledger
 from worker.policy import POLICIES
 from worker.redirects import Outcome
 from worker.tasks.doorbell import ring
@@ -78,16 +79,14 @@ def _redirect(raws: list[Any]) -> list[dict[str, Any]]:
 
 
 def _accept(raws: Sequence[object]) -> Accepted:
-    conf = settings()
-    ledger = Ledger(engine(), conf.destinations, tuple(POLICIES), conf.max_clock_skew)
     try:
         for wait in PATIENCE:
             try:
-                return ledger.accept(raws)
+                return ledger().accept(raws)
             except Transient as error:
                 log.warning("the database says no for now", action="redirect_postponed", error=str(error), wait=wait)
                 time.sleep(wait * (1 + JITTER * random.random()))  # noqa: S311 - chance, not a secret
-        return ledger.accept(raws)
+        return ledger().accept(raws)
     except (Transient, SoftTimeLimitExceeded) as error:
         raise Reject(str(error), requeue=True) from error
 
