@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(None, validation_alias="REDIS_URL")
     sentry_dsn: str | None = Field(None, validation_alias="SENTRY_DSN")
     otlp_endpoint: str | None = Field(None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+    # The host's, by its name there: what its channel layer encrypts with.
+    django_secret_key: SecretStr | None = Field(None, validation_alias="DJANGO_SECRET_KEY")
     port: int = Field(8000, validation_alias="PORT", ge=0, le=65535)
     flower_port: int = Field(5555, ge=0, le=65535)
     home: Path = Path(".redirect-worker")

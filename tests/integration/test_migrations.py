@@ -21,6 +21,7 @@ from worker.db import migrations
 from worker.db.models import metadata
 from worker.db.session import make_engine, psycopg2_url
 
+NEWEST = {"guards", "proofs"}
 TABLES = {
     "conversation_states",
     "redirects",
@@ -173,11 +174,11 @@ def test_models_and_migrations_make_the_same_catalogue(empty: Database) -> None:
 
 
 def test_one_step_down_and_up_keeps_every_row(migrated: Database) -> None:
-    """The newest step made no table: no row is gone, neither without it nor with it again."""
+    """The newest step made two tables, for hosts: of no other a row is gone, neither without it nor with it again."""
     before = migrated.content()
 
     migrations.downgrade(migrated.url)
-    assert counted(migrated) == {table: len(rows) for table, rows in before.items()}
+    assert counted(migrated) == {table: len(rows) for table, rows in before.items() if table not in NEWEST}
     migrations.upgrade(migrated.url)
 
     assert migrated.content() == before
@@ -193,7 +194,9 @@ def test_a_step_down_and_up_keeps_the_tables_that_stay(migrated: Database) -> No
     before = migrated.content()
 
     migrations.downgrade(migrated.url, "0002")
-    assert counted(migrated) == {table: len(rows) for table, rows in before.items() if table != "event_outbox"}
+    assert counted(migrated) == {
+        table: len(rows) for table, rows in before.items() if table not in {"event_outbox", *NEWEST}
+    }
     migrations.upgrade(migrated.url)
 
     assert migrated.content() == before | {"event_outbox": []}

@@ -14,10 +14,8 @@ from worker.effects import Effect
 from worker.failpoints import reach
 from worker.hosts import Host
 from worker.redirects import State
-from worker.redis_client import key, mget, run
+from worker.redis_client import FARTHEST, key, mget, run
 
-# Versions: nobody is that far ahead of the truth, so a copy that says so was not written by us.
-FARTHEST = 1_000_000
 # Compare and set by version, so that a late writer never brings an old owner back. What is not ours is overwritten (no
 # JSON, no version, one that is too far ahead, our version with other words): the state is the truth. Sent whole (EVAL):
 # nothing to reload after SCRIPT FLUSH.
@@ -52,11 +50,11 @@ def write_cache(states: Sequence[State]) -> Mapping[str, Exception]:
     """Write the keys; the error of each that failed. Raises Transient when Redis cannot be reached."""
     reach("mid_effect_cache")
     ttl = str(settings().cache_ttl)
-    return run(WRITE_IF_NEWER, states, lambda state: (value(state), str(state.version), ttl), _key_of)
+    return run(WRITE_IF_NEWER, states, lambda state: (value(state), str(state.version), ttl), _keys)
 
 
-def _key_of(state: State) -> str:
-    return key(state.conversation_id)
+def _keys(state: State) -> tuple[str]:
+    return (key(state.conversation_id),)
 
 
 def cache_drifted(states: Sequence[State]) -> dict[str, int | None]:
@@ -67,7 +65,7 @@ def cache_drifted(states: Sequence[State]) -> dict[str, int | None]:
     """
     oldest = datetime.now(UTC) - timedelta(seconds=settings().cache_ttl)
     found: dict[str, int | None] = {}
-    for state, held in zip(states, mget([_key_of(state) for state in states]), strict=True):
+    for state, held in zip(states, mget([key(state.conversation_id) for state in states]), strict=True):
         if held is None and state.ai_enabled and state.occurred_at < oldest:
             continue
         version, shows = _shown(held, state)

@@ -1,0 +1,1 @@
+"""Customers, conversations and the agents' list of them."""

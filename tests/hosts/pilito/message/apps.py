@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class Message(AppConfig):
+    name = "tests.hosts.pilito.message"
+    label = "message"

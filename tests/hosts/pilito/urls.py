@@ -1,0 +1,3 @@
+"""No pages: browsers only open a WebSocket here."""
+
+urlpatterns: list[object] = []
