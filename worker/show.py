@@ -5,9 +5,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from worker.db import history
-from worker.db.session import engine
-from worker.hosts import host
+from worker.hosts import conversation, host
 from worker.redis_client import client
 
 SHOWN = ("version", "ai_enabled", "status", "destination")
@@ -16,16 +14,8 @@ UNREACHABLE, UNREADABLE = "unreachable", "unreadable"
 
 def look(conversation_id: str) -> dict[str, Any] | None:
     """State, cache, record, side effects that are behind, newest redirects; None if the conversation is unknown."""
-    found = stored(conversation_id)
+    found = conversation(conversation_id)
     return found and {**found, "cache": cached(conversation_id)}
-
-
-def stored(conversation_id: str) -> dict[str, Any] | None:
-    """All of it that is in the database. Raises Transient."""
-    found = history.conversation(engine(), conversation_id)
-    if found is not None and (record := host().shown_record) is not None:
-        found["record"] = record(engine(), conversation_id)
-    return found
 
 
 def cached(conversation_id: str) -> Any:

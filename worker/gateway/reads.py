@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Res
 
 from config.settings import NotConfigured, settings
 from worker import app as _celery  # noqa: F401 - ring sends through the application that this makes
+from worker import hosts
 from worker.db import history, inbox, retry
 from worker.db.session import engine
 from worker.errors import Transient
@@ -26,7 +27,6 @@ from worker.gateway.reads_openapi import (
     problems,
 )
 from worker.gateway.views import Reader, Unseen, View
-from worker.show import stored
 from worker.tasks.doorbell import ring
 
 _threads = ThreadPoolExecutor(2, thread_name_prefix="read")
@@ -111,7 +111,7 @@ async def conversation(request: Request, reader: KnownReader, conversation_id: C
     `cache_status` says what is known of `cache`: `present`, `absent`, `unreadable` (then it is the text that is there),
     or `unreachable`.
     """
-    found = await ask(lambda: stored(conversation_id), _threads)
+    found = await ask(lambda: hosts.conversation(conversation_id), _threads)
     if found is None or not reader.view.shows(found["state"]["owner_id"], conversation_id):
         raise _unknown(conversation_id)
     return {**found} | await cached.read(request.app.state.redis, conversation_id)

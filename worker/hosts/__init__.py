@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from config.settings import settings
+from worker.db import history
 from worker.db.borrowed import Borrowed
 from worker.db.control import Control, control
 from worker.db.ledger import Ledger
@@ -62,6 +63,14 @@ def ledger(where: Borrowed | None = None) -> Ledger:
     """The ledger of this process, or of somebody else's connection, with the host's rows."""
     conf = settings()
     return Ledger(where or engine(), conf.destinations, tuple(POLICIES), conf.max_clock_skew, rows=host().rows)
+
+
+def conversation(conversation_id: str) -> dict[str, Any] | None:
+    """State, record, side effects that are behind, and the newest redirects; None if unknown. Raises Transient."""
+    found = history.conversation(engine(), conversation_id)
+    if found is not None and (record := host().shown_record) is not None:
+        found["record"] = record(engine(), conversation_id)
+    return found
 
 
 @lru_cache(maxsize=1)
