@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from config.settings import Settings
 from worker.db import migrations
 from worker.db.session import engine
+from worker.hosts import host
 from worker.policy import POLICIES
 from worker.redis_client import client
 
@@ -39,6 +40,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("database", _database),
         ("broker", _broker),
         ("cache", _cache),
+        ("host", _host),
     ]
     return [finding for name, check in checks for finding in _safely(name, check, settings)]
 
@@ -143,6 +145,11 @@ def _clocks(app: Any) -> Finding:
 
 def _hidden(url: str) -> str:
     return make_url(url).render_as_string(hide_password=True)
+
+
+def _host(_settings: Settings) -> Iterator[Finding]:
+    if (checks := host().checks) is not None:
+        yield from (Finding(*answer) for answer in checks(engine()))
 
 
 def _cache(settings: Settings) -> Iterator[Finding]:

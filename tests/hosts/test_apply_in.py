@@ -1,6 +1,7 @@
 """A redirect in the transaction of an application: there for its next statement, and gone with its rollback."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -9,7 +10,7 @@ import psycopg2.extras
 import pytest
 from sqlalchemy import text
 
-from tests.hosts.tables import conversation, row, status, told
+from tests.hosts.tables import conversation, ledger, row, status, told
 from tests.integration.ledgers import event
 from tests.service import Service
 from worker import hosts
@@ -148,6 +149,26 @@ def test_two_applications_at_once_take_their_turns(service: Service, connection:
     assert paid["old_status"] == "marketing_active"
     connection.commit()
     assert status(service, "c1") == "support_active"
+
+
+def test_applications_and_workers_meet_without_a_deadlock(service: Service) -> None:
+    """Both lock the row before the state: the one that holds the row when it calls, too."""
+    conversation(service, "c2")
+
+    def application(turn: int) -> None:
+        with closing(psycopg2.connect(service.database_url)) as connection, connection.cursor() as cursor:
+            cursor.execute("UPDATE message_conversation SET priority = 2 WHERE id = 'c1'")
+            apply_in(connection, event(f"a{turn}", "billing" if turn % 2 else "ai"))
+            connection.commit()
+
+    def worker(turn: int) -> None:
+        ledger(service).accept([event(f"w{turn}-{name}", "sales", name) for name in ("c2", "c1")])
+
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(job, turn) for turn in range(30) for job in (application, worker)]
+        for each in done:
+            each.result(60)
+    assert len(service.redirects()) == 90
 
 
 def test_an_event_without_a_time_counts_from_now(service: Service, connection: Any) -> None:

@@ -4,7 +4,7 @@ A host is a module of this package with a HOST, chosen by REDIRECT_HOST; docs/ho
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
@@ -37,6 +37,7 @@ class Host:
     `shown_record`: the record of a conversation, for people who look; None is that of the table `conversations`.
     `tend`: asked at each sweep; `noticed`: ids whose rows the host has changed by itself, asked at each comparison.
     `on_apply`: asked in the host's own process, in the transaction of each `apply_in`.
+    `checks`: for `redirect-worker doctor`: a name, whether all is well, and what to know or do.
     `marks`: what the log's lines begin with, by their action.
     """
 
@@ -52,6 +53,7 @@ class Host:
     tend: Callable[[Engine], Collection[str]] | None = None
     noticed: Callable[[Engine], Collection[str]] | None = None
     on_apply: Callable[[Borrowed], None] = lambda _: None
+    checks: Callable[[Engine], Iterator[tuple[str, bool, str]]] | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -10,6 +10,7 @@ from worker.effects import Effect
 from worker.hosts import Host, bundled
 from worker.hosts.pilito import cache, flag, record
 from worker.hosts.pilito.channel import notify
+from worker.hosts.pilito.checks import checks
 from worker.hosts.pilito.proof import leave, left
 from worker.hosts.pilito.rows import PilitoRows
 from worker.redirects import State
@@ -35,6 +36,7 @@ HOST = Host(
     tend=partial(record.tend, flag=_FLAG),
     noticed=record.noticed,
     on_apply=leave,
+    checks=checks,
     # The story that the in-line action told in its log.
     marks={
         "redirect_applied": "✓",
