@@ -42,7 +42,8 @@ def save(states: Sequence[State]) -> Mapping[str, Exception]:
     """Settle the rows with the present states, whatever `states` say: a late writer brings no old owner back."""
     reach("mid_effect_record")
     ids = [state.conversation_id for state in states]
-    ledger().look(ids)
+    for start in range(0, len(ids), MOST):
+        ledger().look(ids[start : start + MOST])
     with translated(), engine().connect() as connection:
         there = set(connection.execute(_THERE, {"ids": ids}).scalars())
     gone = Permanent("the host has no such conversation in message_conversation")
