@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from uuid import uuid4
 
+import orjson
 from sqlalchemy import Connection, text
 
 from config.settings import settings
@@ -29,8 +31,7 @@ _WRITE = text("""
     WHERE c.id = n.id AND c.status <> n.status
 """)
 _WATCH = text("""
-    INSERT INTO guards (conversation_id, version, before, since, due_at, reasserted)
-    VALUES (:conversation_id, :version, :before, :since, :due_at, :reasserted)
+    INSERT INTO guards SELECT * FROM json_populate_recordset(null::guards, CAST(:guards AS json))
     ON CONFLICT (conversation_id) DO UPDATE SET version = excluded.version, before = excluded.before,
         since = excluded.since, due_at = excluded.due_at, reasserted = excluded.reasserted
 """)
@@ -126,9 +127,8 @@ class HeldRows:
             self.connection.execute(_WRITE, {"ids": [*self.wanted], "statuses": [*self.wanted.values()]})
         if gone := [conversation_id for conversation_id, guard in self.changed.items() if guard is None]:
             self.connection.execute(_FORGET, {"ids": gone})
-        for guard in self.changed.values():
-            if guard is not None:
-                self.connection.execute(_WATCH, vars(guard))
+        if watched := [vars(guard) for guard in self.changed.values() if guard is not None]:
+            self.connection.execute(_WATCH, {"guards": orjson.dumps(watched).decode()})
 
     def _guard(self, state: State) -> None:
         """Watch a redirect to people; and one of a conversation that the host has not saved yet, until it has."""
@@ -181,5 +181,5 @@ def _found(state: State, row: Row, outcome: str, code: str, previous: str) -> Fo
 
 
 def _event_id(code: str, state: State) -> str:
-    """One for each version: neither happens twice to the same."""
-    return f"{code}:{state.conversation_id}:{state.version}"
+    """Nobody's else: a producer may choose any id, and one that is taken would stop us."""
+    return f"{code}:{state.conversation_id}:{state.version}:{uuid4()}"
