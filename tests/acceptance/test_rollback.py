@@ -45,11 +45,11 @@ def test_the_schema_goes_back_and_forward_by_command(service: Service) -> None:
         service.send(event("e1"))
         with service.worker():
             eventually(lambda: service.state("c1"))
-        assert typed_line(typed, "redirect-worker migrate --down --yes") == f"schema: {head} -> 0005\n"
-        assert typed_line(typed, "redirect-worker migrate --to 0005 --yes") == "schema: 0005 -> 0005\n"
+        assert typed_line(typed, "redirect-worker migrate --down --yes") == f"schema: {head} -> 0006\n"
+        assert typed_line(typed, "redirect-worker migrate --to 0006 --yes") == "schema: 0006 -> 0006\n"
         assert service.state("c1")
         assert typed("migrate", "--to", "9999", "--yes").stderr.startswith("Error: this version does not know")
-        assert "schema: 0005 -> " in typed("migrate").stdout
+        assert "schema: 0006 -> " in typed("migrate").stdout
         assert migrations.current(service.engine) == head
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +14,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.service import Service
 from worker.embedded.processes import free_port
+from worker.hosts.pilito.channel import group
 from worker.redirects import State
+from worker.redis_client import client
 
 SECRET = "a secret of this host, longer than the 32 characters that count"
 
@@ -73,3 +76,13 @@ def browser(url: str, owner_id: str = "7") -> Iterator[ClientConnection]:
 
 def heard(socket: ClientConnection, within: float = 20) -> Any:
     return json.loads(socket.recv(timeout=within))
+
+
+def unread(owner_id: str = "7", since: float = 0) -> None:
+    """Given a browser of this owner, joined so many seconds ago, whose server reads nothing: what is sent stays."""
+    client().zadd(f"asgi:group:{group(owner_id)}", {f"specific.of-{owner_id}!one": time.time() - since})
+
+
+def messages_queued() -> int:
+    """What waits in the browsers' channels, or was ever put there while nobody read."""
+    return sum(client().zcard(key) for key in client().keys("asgispecific*"))

@@ -48,7 +48,7 @@ def written(*states: State) -> None:
     assert cache.write(states) == {}
 
 
-@pytest.mark.parametrize(("destination", "golden"), [("ai", ON), ("support", OFF)])
+@pytest.mark.parametrize(("destination", "golden"), [("ai", ON), ("support", OFF)], ids=["on", "off"])
 def test_the_flag_is_the_bytes_that_the_host_writes(redis: Redis, destination: str, golden: bytes) -> None:
     """For a day, with its version beside it for at least as long."""
     written(state(destination=destination, version=4))
@@ -186,6 +186,10 @@ def test_a_missing_flag_is_drift_but_for_an_old_one_of_the_ais() -> None:
         state("ended", destination="ai", occurred_at=old),
     ]
     assert cache.drifted(states) == {"people": None, "of old": None, "young": None}
+    written(*states)
+    client().delete(*[cache.keys(each)[0] for each in states])
+    assert cache.drifted(states) == {"people": 1, "of old": 1, "young": 1}
+    client().delete(cache.keys(states[3])[1])
     host_sets(ON, "ended")
     assert cache.drifted(states[3:]) == {}
     host_sets(OFF, "ended")  # its nodes switch the AI off for a while, in a conversation that is the AI's

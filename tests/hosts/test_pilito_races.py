@@ -32,6 +32,10 @@ def flag(name, value):
 """
 
 
+# Each starts a worker, beat, and Django several times.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def pilito(host: Host) -> Host:
     host.service.extra |= {"REDIRECT_HOST": "pilito", "DJANGO_SECRET_KEY": host.secret}

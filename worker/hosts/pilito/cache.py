@@ -106,9 +106,8 @@ def drifted(states: Sequence[State]) -> dict[str, int | None]:
         version = _version(fence, state)
         may_be_gone = state.ai_enabled and state.occurred_at < oldest
         fenced = version == state.version or (fence is None and may_be_gone)
-        shows = (
-            may_be_gone if there is None else flag.enabled(there) in ({True, False} if state.ai_enabled else {False})
-        )
+        agreeing = {True, False} if state.ai_enabled else {False}
+        shows = may_be_gone if there is None else flag.enabled(there) in agreeing
         if not (fenced and shows):
             found[state.conversation_id] = version
     return found

@@ -24,7 +24,7 @@ from worker.redis_client import CHUNK, client, judged
 WINDOW = 0.4
 # Seconds that a note of what was told lives, and that the look goes back.
 MINUTE = 60
-# Seconds for all messages of a round. Two hundred take 0.2 s; beside other patience it keeps us below the task's limit.
+# Seconds for all messages of a round. A thousand take 1.1 s; who is not told by then is told in a later round.
 PATIENCE = 4.0
 # Connections at once.
 LANES = 8
@@ -54,6 +54,7 @@ def notify(states: Sequence[State], proof_of_host: Callable[[], bytes | None]) -
 
     Where the key is not proved to be the host's, nothing is sent and the errors are Permanent. An owner whose browsers
     are all closed needs no message: one that opens loads its list. Raises Transient when Redis or the database is away.
+    `proof_of_host` is asked only where something is to be sent; what it raises is raised.
     """
     reach("mid_effect_websocket")
     owners = sorted({state.owner_id for state in states if state.owner_id})
@@ -61,10 +62,9 @@ def notify(states: Sequence[State], proof_of_host: Callable[[], bytes | None]) -
         return {}
     time.sleep(WINDOW)
     moved = _moved(owners, states)
-    errors, untold = _untold(moved)
-    if untold:
-        errors |= _tell(untold, proof_of_host)
-        _note({owner: moved[owner] for owner in untold if owner not in errors})
+    untold = _untold(moved)
+    errors = _tell(untold, proof_of_host) if untold else {}
+    _note({owner: moved[owner] for owner in untold if owner not in errors})
     return {s.conversation_id: errors[s.owner_id] for s in states if s.owner_id and s.owner_id in errors}
 
 
@@ -86,19 +86,16 @@ def _note_key(owner_id: str) -> str:
     return f"redirect_worker:told:{owner_id}"
 
 
-def _untold(moved: Mapping[str, Versions]) -> tuple[dict[str, Exception], dict[str, str]]:
-    """The errors by owner, and owner -> the conversation that a message names, of owners who have something to learn
-    and a browser open."""
-    errors: dict[str, Exception] = {}
-    untold: dict[str, str] = {}
+def _untold(moved: Mapping[str, Versions]) -> dict[str, str]:
+    """Owner -> the conversation that a message names, of owners who have something to learn and a browser open.
+
+    Where the group cannot be counted, a message is tried: its error says why.
+    """
     since = f"({time.time() - GROUP_EXPIRY}"
-    looks = ((("GET", _note_key(owner)), ("ZCOUNT", f"asgi:group:{group(owner)}", since, "+inf")) for owner in moved)
-    for owner, (note, browsers) in zip(moved, _pairs(_pipelined(look for pair in looks for look in pair)), strict=True):
-        if isinstance(browsers, RedisError):
-            errors[owner] = judged(browsers)
-        elif browsers and (new := _new(moved[owner], note)):
-            untold[owner] = new[-1]
-    return errors, untold
+    notes = _pipelined(("GET", _note_key(owner)) for owner in moved)
+    browsers = _pipelined(("ZCOUNT", f"asgi:group:{group(owner)}", since, "+inf") for owner in moved)
+    new = {owner: _new(moved[owner], note) for owner, note in zip(moved, notes, strict=True)}
+    return {owner: new[owner][-1] for owner, there in zip(moved, browsers, strict=True) if there and new[owner]}
 
 
 def _new(versions: Versions, note: object) -> list[str]:
@@ -134,10 +131,6 @@ def _pipelined(commands: Iterable[tuple[Any, ...]]) -> list[object]:
     return answers
 
 
-def _pairs(answers: Sequence[object]) -> Iterable[tuple[object, object]]:
-    return zip(answers[::2], answers[1::2], strict=True)
-
-
 def _tell(untold: Mapping[str, str], proof_of_host: Callable[[], bytes | None]) -> dict[str, Exception]:
     """Send; the errors by owner. A key that is not proved is the error of each, not raised: nobody tries one by one."""
     try:
@@ -149,24 +142,20 @@ def _tell(untold: Mapping[str, str], proof_of_host: Callable[[], bytes | None]) 
 
 async def _send_all(untold: Mapping[str, str]) -> dict[str, Exception]:
     host, lanes = layer.layer(), asyncio.Semaphore(LANES)
+    deadline = asyncio.get_running_loop().time() + PATIENCE
 
     async def send(owner: str) -> None:
-        async with lanes:
+        async with asyncio.timeout_at(deadline), lanes:
             await host.group_send(group(owner), message(untold[owner]))
 
-    tasks = {owner: asyncio.create_task(send(owner)) for owner in untold}
     try:
-        await asyncio.wait(tasks.values(), timeout=PATIENCE)
-        return {owner: error for owner, task in tasks.items() if (error := _error(task))}
+        outcomes = await asyncio.gather(*map(send, untold), return_exceptions=True)
     finally:
         await host.close_pools()  # closing waits for no answer
+    return {owner: _error(outcome) for owner, outcome in zip(untold, outcomes, strict=True) if outcome}
 
 
-def _error(task: "asyncio.Task[None]") -> Exception | None:
-    if not task.done():
-        task.cancel()
+def _error(outcome: BaseException) -> Exception:
+    if isinstance(outcome, TimeoutError):
         return Transient(f"not sent within {PATIENCE:g} s")
-    error = task.exception()
-    if isinstance(error, RedisError):
-        return judged(error)
-    return cast("Exception | None", error)
+    return judged(outcome) if isinstance(outcome, RedisError) else cast("Exception", outcome)
