@@ -1,9 +1,11 @@
 """Celery's options, as data, each with its reason."""
 
 from collections.abc import Sequence
+from ssl import CERT_REQUIRED
 from typing import Any
 
 from kombu import Exchange, Queue
+from kombu.utils.url import parse_url
 
 from config.settings import Settings
 
@@ -102,7 +104,15 @@ def _broker(settings: Settings, url: str) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
     }
-    return common | (_redis(settings) if url.startswith("redis") else _rabbitmq())
+    return common | tls(url) | (_redis(settings) if url.startswith("redis") else _rabbitmq())
+
+
+def tls(url: str) -> dict[str, Any]:
+    """What the URL says (worker/broker.py), for Flower too. kombu alone would take any certificate for rediss://."""
+    first = url.partition(";")[0]
+    if not first.startswith(("amqps:", "rediss:")):
+        return {}
+    return {"broker_use_ssl": {"ssl_cert_reqs": CERT_REQUIRED} | (parse_url(first).get("ssl") or {})}
 
 
 def _redis(settings: Settings) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from urllib.parse import urlsplit
 
 from tornado.options import options
 
@@ -18,6 +19,10 @@ _public = [word for word in sys.argv if word.startswith("--address") and word.pa
 if _public and not (options.basic_auth or options.auth):
     sys.exit(f"Flower can stop workers: with {_public[0]} it needs --basic-auth or --auth")
 port = settings().flower_port
+# Over TLS where the broker is: Flower would ask the management API in clear, with the broker's password.
+_broker = urlsplit(settings().broker_url or "")
+if _broker.scheme == "amqps" and not options.broker_api:
+    broker_api = f"https://{_broker.hostname}:15671/api/"
 # Its API (task counts, worker names) answers without a password, where only this machine reaches it.
 if not _public:
     os.environ.setdefault("FLOWER_UNAUTHENTICATED_API", "true")

@@ -81,7 +81,8 @@ class Settings(BaseSettings):
     # RabbitMQ's x-queue-type of `redirects`: unset, it is the virtual host's default, as for a default Celery producer.
     # Set, it must be what every producer declares too: `task_create_missing_queue_type` there.
     queue_type: str | None = Field(None, pattern="^(classic|quorum)$")
-    # RabbitMQ's management API, which only `doctor` asks: http(s)://[user:password@]host:port. Else port 15672 there.
+    # RabbitMQ's management API, which only `doctor` asks: http(s)://[user:password@]host:port. Else port
+    # 15672 there, or 15671 where the broker is amqps://.
     rabbitmq_api: str | None = None
     # Events in one task: what one transaction and one pipeline carry with ease.
     batch: int = Field(200, ge=1, le=10_000)

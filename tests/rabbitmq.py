@@ -39,7 +39,8 @@ def installed() -> Path | None:
 class RabbitMQ:
     """One node: `start`, `stop` (its data stays), `kill`, `ctl`, `vhost`. As a context manager: up inside the block."""
 
-    def __init__(self, folder: Path, plugins: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, plugins: Sequence[str] = (), settings: str = "") -> None:
+        """`settings` are more lines of its rabbitmq.conf."""
         where = installed()
         assert where is not None, "rabbitmq-server is not installed"
         self.folder, self._bin, self._numbers = folder, where, count(1)
@@ -49,7 +50,9 @@ class RabbitMQ:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
         management = f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.management_port}\n"
-        (folder / "rabbitmq.conf").write_text(_SMALL + (management if "rabbitmq_management" in plugins else ""))
+        (folder / "rabbitmq.conf").write_text(
+            _SMALL + (management if "rabbitmq_management" in plugins else "") + settings
+        )
 
     @property
     def url(self) -> str:

@@ -13,8 +13,7 @@ from typing import Any, Self
 from uuid import uuid4
 from weakref import WeakSet
 
-from kombu import Connection
-
+from worker.broker import Connection
 from worker.errors import Rejected, Transient
 from worker.events import encode, shaped
 from worker.permit import Permit, ai_permit
@@ -47,7 +46,7 @@ class RedirectClient:
     """Puts redirect events on the JSON queue. For any number of threads, and across forks."""
 
     def __init__(self, broker_url: str, timeout: float = 2.0) -> None:
-        """`broker_url` is amqp:// or redis://. `timeout` is what one call may take, in seconds. Opens nothing yet."""
+        """`broker_url` as BROKER_URL; `timeout` is what one call may take, in seconds. Opens nothing yet."""
         Connection(broker_url)  # refuses what is no address, and imports the transport while no clock runs
         self._url, self._timeout = broker_url, timeout
         self._start_afresh()

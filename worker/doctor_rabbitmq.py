@@ -2,11 +2,12 @@
 
 import base64
 import json
+import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 from kombu import Connection, Queue
 
@@ -79,14 +80,17 @@ def command(connection: Connection, queue_type: str) -> str:
 
 def _asked(connection: Connection, api: str | None) -> dict[str, Any]:
     """`redirects`, as the management API shows it. Raises OSError or ValueError when it does not."""
-    parts = urlsplit(api or f"http://{connection.hostname}:15672")
+    told = connection.ssl if isinstance(connection.ssl, dict) else {}
+    usual = f"https://{connection.hostname}:15671" if connection.ssl else f"http://{connection.hostname}:15672"
+    parts = urlsplit(api or usual)
     user, password = (parts.username, parts.password) if parts.username else (connection.userid, connection.password)
     secret = base64.b64encode(f"{user}:{password}".encode()).decode()
     vhost = quote(connection.virtual_host or "/", safe="")
     url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/api/queues/{vhost}/{REDIRECTS}"
     request = Request(url, headers={"Authorization": f"Basic {secret}"})  # noqa: S310 - the operator's own address
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=2) as answer:
+        trusting = HTTPSHandler(context=ssl.create_default_context(cafile=told.get("ssl_ca_certs")))
+        with build_opener(ProxyHandler({}), trusting).open(request, timeout=2) as answer:
             found: dict[str, Any] = json.load(answer)
     except HTTPError as error:
         with error:

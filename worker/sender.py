@@ -6,9 +6,10 @@ from contextlib import suppress
 from threading import Event, Lock
 from typing import Any
 
-from kombu import Connection, Producer
+from kombu import Producer
 
 from worker import json_queue
+from worker.broker import Connection
 
 # Seconds. Gateways and firewalls forget silent connections after minutes; then a publish would wait for nothing.
 IDLE = 60.0

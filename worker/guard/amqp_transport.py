@@ -9,6 +9,8 @@ from typing import Any
 from amqp.exceptions import MessageNacked, RecoverableConnectionError
 from kombu.transport import pyamqp
 
+from worker.broker import VerifiedConnection
+
 # Seconds for RabbitMQ to confirm a message whose sender named no bound of its own. A node whose memory or disk alarm
 # rings stops reading and says nothing: unbounded, whoever publishes stands still with it.
 CONFIRMED_WITHIN = 2.0
@@ -89,7 +91,7 @@ class Channel(pyamqp.Channel):
             raise
 
 
-class Connection(pyamqp.Connection):
+class Connection(VerifiedConnection):
     """A connection of such channels."""
 
     Channel = Channel

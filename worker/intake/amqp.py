@@ -5,9 +5,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from kombu import Connection
-
 from worker import json_queue
+from worker.broker import Connection
 from worker.intake.delivery import ENOUGH, Delivery
 
 # Messages in hand, acknowledged or not yet: enough for the next batches to be here while one is passed on.

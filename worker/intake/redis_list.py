@@ -16,7 +16,6 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from kombu import Connection
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Lost
@@ -24,6 +23,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from worker import json_queue
+from worker.broker import Connection
 from worker.intake.delivery import ENOUGH, Delivery
 
 log = structlog.get_logger(__name__)
