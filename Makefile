@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export REDIRECT_HOME ?= $(CURDIR)/.redirect-worker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test slow check bench screenshots lock clean
+.PHONY: help setup demo up test slow check bench screenshots lock sbom clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ lock: setup  ## renew both locks from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/$(LOCK) --extra dev -o requirements.lock
 	@$(BIN)/$(LOCK) --extra bench --constraint requirements.lock -o requirements-bench.lock
+
+sbom: setup  ## write sbom.cdx.json: what the service is made of (CycloneDX), from the lock
+	@$(BIN)/python ops/sbom.py > sbom.cdx.json
 
 clean:  ## remove .venv and caches (never your data in .redirect-worker)
 	@rm -rf $(VENV) .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,8 +1,8 @@
 """Connections to the broker that Celery does not make; and TLS, which is verified unless a URL says otherwise.
 
 A URL says how, for either broker alike: `amqps://` or `rediss://`, with `?ssl_ca_certs=<file>`, `ssl_certfile`,
-`ssl_keyfile`, `ssl_check_hostname=false`, `ssl_cert_reqs=none`. kombu alone verifies nothing that it is not told to
-verify, and py-amqp knows the options by other names. Opens nothing.
+`ssl_keyfile`, `ssl_check_hostname=false`, `ssl_cert_reqs=none`. kombu alone takes any certificate for `rediss://`
+and any name for `amqps://`, and py-amqp knows the options by other names. Opens nothing.
 """
 
 from ssl import CERT_NONE, CERT_REQUIRED

@@ -115,10 +115,15 @@ def test_a_client_refuses_an_impostor(
 
 
 @pytest.mark.parametrize("who", [who for who, (server, _) in CLIENTS.items() if server != "database"])
-def test_amqps_and_rediss_alone_are_verified(who: str, impostors: dict[str, dict[str, Door]]) -> None:
-    """A URL that names no authority means those of the system, never anybody (kombu's own default)."""
+@pytest.mark.parametrize("wrong", ["name", "unsaid"])
+def test_amqps_and_rediss_alone_are_verified(
+    who: str, wrong: str, impostors: dict[str, dict[str, Door]], ours: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL that names no authority means those of the system, and its name; never anybody (kombu's own default)."""
+    if wrong == "name":
+        monkeypatch.setenv("SSL_CERT_FILE", str(ours.ca))  # now the system trusts it
     server, call = CLIENTS[who]
-    door = impostors["unsaid"][server]
+    door = impostors[wrong][server]
     with pytest.raises(NO, match=r"(?i)certificate"):
         call(door.url)
     _nothing_was_said(door)
