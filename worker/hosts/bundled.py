@@ -17,14 +17,15 @@ from worker.redirects import State
 from worker.redis_client import FARTHEST, key, mget, run
 
 # Compare and set by version, so that a late writer never brings an old owner back. What is not ours is overwritten (no
-# JSON, no version, one that is too far ahead, our version with other words): the state is the truth. Sent whole (EVAL):
-# nothing to reload after SCRIPT FLUSH.
+# JSON, no version, none that is a whole number, one that is too far ahead, our version with other words): the state is
+# the truth. Of NaN, which cjson reads, % makes NaN, which is not 0. Sent whole (EVAL): nothing to reload after SCRIPT
+# FLUSH.
 WRITE_IF_NEWER = """
 local function is_newer(held, version, value)
   if not held then return true end
   local readable, copy = pcall(cjson.decode, held)
-  local there = readable and type(copy) == 'table' and tonumber(copy.version)
-  if not there or there > version + FARTHEST then return true end
+  local there = readable and type(copy) == 'table' and copy.version
+  if type(there) ~= 'number' or there % 1 ~= 0 or there > version + FARTHEST then return true end
   return there < version or (there == version and held ~= value)
 end
 local failed = {}
