@@ -62,7 +62,8 @@ def test_a_gateway_is_ready_on_a_newer_schema(service: Service) -> None:
         assert web.get("/readyz").status == 503
 
 
-@pytest.mark.parametrize("where", ["cache and record", pytest.param("cache alone", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["cache and record", "cache alone"])
 def test_a_restored_backup_ends_with_all_copies_equal_to_the_truth(
     servers: dict[str, str], tmp_path: Path, where: str
 ) -> None:

@@ -12,7 +12,6 @@ from tests.integration.groups import ONE, all_applied, committed, event, names, 
 from tests.service import Service
 
 
-@pytest.mark.quick
 def test_invariant_1_a_worker_killed_with_a_full_waiting_room(rabbit_service: Service) -> None:
     """SIGKILL of the group while sixty messages wait: the broker delivers every one again, and each is applied once."""
     service = rabbit_service

@@ -43,7 +43,6 @@ def waiting(service: Service) -> dict[str, set[str]]:
     return behind
 
 
-@pytest.mark.quick
 def test_invariant_5_a_frozen_cache_delays_no_redirect_and_no_record(service: Service, tmp_path: Path) -> None:
     """While the cache answers nothing, 40 redirects are applied and their records saved; then one more, as ever; cache
     and live frames wait, and heal when it is back."""

@@ -19,7 +19,7 @@ from worker.redis_client import client
 
 GROUP = "asgi:group:user_7_conversations"
 
-pytestmark = pytest.mark.usefixtures("configured")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("configured")]
 
 
 def moved(service: Service, *states: State) -> None:

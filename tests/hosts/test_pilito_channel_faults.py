@@ -18,7 +18,7 @@ from worker.errors import Permanent, Transient
 from worker.hosts.pilito import channel
 from worker.redis_client import client
 
-pytestmark = pytest.mark.usefixtures("configured")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("configured")]
 
 
 def test_one_owner_whose_group_is_broken_fails_alone(service: Service, host: Host) -> None:

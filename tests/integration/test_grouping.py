@@ -116,7 +116,11 @@ def test_flower_sees_the_end_of_what_ended_with_the_worker(service: Service) -> 
 
 @pytest.mark.parametrize(
     ("poison", "code"),
-    [(BUGGY, "failed"), (DEADLY, "worker_lost"), pytest.param(STUCK, "worker_lost", marks=pytest.mark.slow)],
+    [
+        (BUGGY, "failed"),
+        pytest.param(DEADLY, "worker_lost", marks=pytest.mark.slow),
+        pytest.param(STUCK, "worker_lost", marks=pytest.mark.slow),
+    ],
 )
 def test_poison_in_a_group_fails_alone(busy: tuple[Service, Process], poison: str, code: str) -> None:
     """One message raises, kills the process or hangs it: all others of its group are applied, and only it is kept."""
