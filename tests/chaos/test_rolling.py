@@ -114,7 +114,7 @@ def test_a_rolling_restart_loses_nothing_and_keeps_nobody_waiting(
     broker: str, older: Path, request: pytest.FixtureRequest
 ) -> None:
     """Migrated under load, then old and new together, then each replaced in turn: every event is decided once, no copy
-    is left behind, and the longest wait is less than one sweep.
+    is left behind, and nothing waits as what is lost would.
     """
     service: Service = request.getfixturevalue(broker)
     migrations.downgrade(service.database_url, BEFORE)
