@@ -4,21 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from config.settings import settings
+from tests.afresh import forget
 from tests.hosts.host import SECRET, Host
 from tests.service import Service
-from worker.db.session import engine
-from worker.redis_client import client
-
-
-def forget() -> None:
-    """As in a new process."""
-    if engine.cache_info().currsize:
-        engine().dispose()
-    if client.cache_info().currsize:
-        client().close()
-    for cached in (settings, engine, client):
-        cached.cache_clear()
 
 
 @pytest.fixture

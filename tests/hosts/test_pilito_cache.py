@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from redis import Redis
 
-from tests.hosts.conftest import forget
+from tests.afresh import forget
 from tests.hosts.host import Host, state
 from tests.service import Service
 from worker.errors import Permanent, Transient

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosedError
 
+from tests.afresh import forget
 from tests.eventually import eventually
-from tests.hosts.conftest import forget
 from tests.hosts.host import Host, browser, heard, messages_queued, state, unread
 from tests.integration.ledgers import execute
 from tests.service import Service

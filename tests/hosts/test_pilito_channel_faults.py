@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts.conftest import forget
+from tests.afresh import forget
 from tests.hosts.host import Host, messages_queued, state, unread
 from tests.service import Service
 from worker import embedded

@@ -15,14 +15,13 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from config.settings import settings
+from tests.afresh import forget
 from tests.eventually import eventually
 from tests.integration.gateways import redirect
 from tests.service import Service
 from worker import embedded
 from worker.client import Permit, ai_permit
 from worker.db import migrations
-from worker.db.session import engine
 from worker.embedded.home import recall
 from worker.redis_client import client, key
 
@@ -31,16 +30,6 @@ NOWHERE = "127.0.0.1:1"
 BACK_WITHIN = 8.0
 
 Application = Callable[..., None]
-
-
-def forget() -> None:
-    """As in a new process."""
-    if engine.cache_info().currsize:
-        engine().dispose()
-    if client.cache_info().currsize:
-        client().close()
-    for cached in (settings, engine, client):
-        cached.cache_clear()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from hypothesis.stateful import initialize, invariant, rule, run_state_machine_a
 from sqlalchemy import Connection
 from structlog.testing import capture_logs
 
+from tests.afresh import forget
 from tests.integration.interleaved import KINDS, Interleaved
 from tests.integration.model import (
     FAULTS,
@@ -28,7 +29,6 @@ from tests.integration.model import (
     first_batches,
     other,
 )
-from tests.integration.test_ai_permit import forget
 from tests.service import Service
 from worker import reconcile, redis_client
 from worker.db import retry, side_effects
