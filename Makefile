@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 export REDIRECT_HOME ?= $(CURDIR)/.redirect-worker
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test slow check bench screenshots lock sbom clean
+.PHONY: help setup demo up test slow chaos soak mutations fuzz check bench screenshots lock sbom audit clean
 
 help:  ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,7 +32,19 @@ test: setup  ## the test suite, on real servers that it starts itself
 	@$(PYTEST) -m "not slow"
 
 slow: setup  ## the rest of the tests: faults under load, the page in Chromium, whole starts and stops
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m "slow and not scenario"
+
+chaos: setup  ## the fault scenarios of docs/reliability.md on both brokers, and their table (30 minutes)
+	@$(PYTEST) --numprocesses 3 --dist load -v tests/chaos/scenarios
+
+soak: setup  ## all faults at random under half of peak (MINUTES=30; ARGS="--seed N --broker redis")
+	@$(BIN)/python -m tests.chaos.soak --minutes $(or $(MINUTES),30) $(ARGS)
+
+mutations: setup  ## remove each safeguard once, from a copy: a test must see it (20 minutes)
+	@$(BIN)/python -m tests.chaos.mutations
+
+fuzz: setup  ## feed everything that reads with what nobody should send (MINUTES=10; SEED, ONLY and ROUND as a crash says)
+	@$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) --only '$(ONLY)' --round $(or $(ROUND),0)
 
 check: setup  ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff check .
@@ -64,5 +76,15 @@ lock: setup  ## renew both locks from pyproject.toml
 sbom: setup  ## write sbom.cdx.json: what the service is made of (CycloneDX), from the lock
 	@$(BIN)/python ops/sbom.py > sbom.cdx.json
 
+audit: .venv-audit/.done  ## ask whether a known vulnerability is in what the service is made of (1: yes, 2: nobody could be asked)
+	@.venv-audit/bin/python ops/audit.py .venv-audit/bin/pip-audit
+
+# In an environment of its own: the service is not made of it. Without its package nothing is audited either.
+.venv-audit/.done:
+	@$(PYTHON) -m venv .venv-audit
+	@echo '*' > .venv-audit/.gitignore
+	@.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3' || { echo "NOT AUDITED: pip-audit cannot be installed" >&2; exit 2; }
+	@touch $@
+
 clean:  ## remove .venv and caches (never your data in .redirect-worker)
-	@rm -rf $(VENV) .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-bench .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

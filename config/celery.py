@@ -14,6 +14,8 @@ from config.settings import Settings
 # every sweep, the very thing that heals the rest. (docs/decisions/0004-sweeps-expire-late.md)
 SWEEP_EXPIRES = 7200
 PRUNE_INTERVAL = 3600.0
+# Seconds for one address of the broker's.
+CONNECT_WITHIN = 2
 
 
 class TypedQueue(Queue):
@@ -82,6 +84,13 @@ def _limits(settings: Settings) -> dict[str, Any]:
         "worker_prefetch_multiplier": 100,
         "task_time_limit": settings.task_time_limit,
         "task_soft_time_limit": settings.task_soft_time_limit,
+        # Seconds until a process that was killed counts as lost (default: 10). So long its redirects wait, and nobody
+        # has its place. An answer that it has left is read within milliseconds; one too late costs a second run, which
+        # changes nothing.
+        "worker_lost_wait": 2,
+        # Seconds until a process has started, or is killed and started again (default: 4). On a machine that has too
+        # much to do none would start in time, and those that try would be what it does.
+        "worker_proc_alive_timeout": 30,
         # Memory that a library leaks is given back now and then.
         "worker_max_tasks_per_child": 5000,
         # On SIGQUIT (or SIGTERM with REMAP_SIGTERM=SIGQUIT, as containers want it) running tasks get this long.
@@ -91,20 +100,24 @@ def _limits(settings: Settings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         # In front of Celery's own: a message of the wrong shape is parked, not a crash loop.
         "worker_consumer": "worker.guard.consumer:GuardedConsumer",
+        "worker_pool": "worker.guard.pool:Pool",
     }
 
 
 def _broker(settings: Settings, url: str) -> dict[str, Any]:
     common = {
         # Seconds. A publish never hangs a task: what cannot be rung in two seconds is left to the sweep.
-        "broker_connection_timeout": 2,
+        "broker_connection_timeout": CONNECT_WITHIN,
         "broker_pool_acquire_timeout": 2,
         "task_publish_retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.2},
         # A worker outlives any outage of its broker.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # What a broker refuses ended the worker: RabbitMQ with a queue deleted under it or an acknowledgement that came
+        # too late, a Redis that is a replica now. It connects again instead, as after a lost connection.
+        "broker_channel_error_retry": True,
     }
-    return common | tls(url) | (_redis(settings) if url.startswith("redis") else _rabbitmq())
+    return common | tls(url) | (_redis(settings) if url.startswith("redis") else _rabbitmq(url))
 
 
 def tls(url: str) -> dict[str, Any]:
@@ -134,14 +147,17 @@ def _redis(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _rabbitmq() -> dict[str, Any]:
+def _rabbitmq(url: str) -> dict[str, Any]:
+    addresses = url.count(";") + 1
     return {
         # Without confirms a message that RabbitMQ refuses is lost in silence. How long one is waited for has no option
         # in Celery: worker/guard/amqp_transport.py bounds it, and what is written to a socket that nobody reads.
-        "broker_transport_options": {"confirm_publish": True},
-        # An error that closes the channel (a queue deleted under the worker, an acknowledgement that came too late)
-        # ended the worker. It connects again instead, as after a lost connection.
-        "broker_channel_error_retry": True,
+        "broker_transport_options": {
+            "confirm_publish": True,
+            # For all addresses together. By default no longer than for one: with the first of them frozen, a publish
+            # would not come to the second.
+            "connect_retries_timeout": CONNECT_WITHIN * addresses,
+        },
         # Celery would look for quorum queues among what it declares itself, and could not see those that a virtual host
         # makes by default. Here the prefetch is always each consumer's own: worker/guard/amqp_transport.py.
         "worker_detect_quorum_queues": False,

@@ -4,9 +4,10 @@ import os
 import sys
 from urllib.parse import urlsplit
 
+from flower.app import Flower
 from tornado.options import options
 
-from config import sentry
+from config import flower_door, sentry
 from config.settings import LOOPBACK, settings
 
 sentry.start("flower")
@@ -18,6 +19,7 @@ address = "127.0.0.1"
 _public = [word for word in sys.argv if word.startswith("--address") and word.partition("=")[2] not in LOOPBACK]
 if _public and not (options.basic_auth or options.auth):
     sys.exit(f"Flower can stop workers: with {_public[0]} it needs --basic-auth or --auth")
+flower_door.guard(Flower)
 port = settings().flower_port
 # Over TLS where the broker is: Flower would ask the management API in clear, with the broker's password.
 _broker = urlsplit(settings().broker_url or "")

@@ -10,6 +10,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict
 
+from config.hiding import hide
+
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -59,8 +61,13 @@ def _formatter(text: bool) -> structlog.stdlib.ProcessorFormatter:
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=_SHARED,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _bounded, *last],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _bounded, *last, _hidden],
     )
+
+
+def _hidden(_logger: object, _method: str, line: Any) -> str:
+    """The whole line, so that no key, no traceback and no library's sentence is left out."""
+    return hide(str(line))
 
 
 def _marked(marks: Mapping[str, str], _logger: object, _method: str, line: EventDict) -> EventDict:

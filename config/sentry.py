@@ -11,6 +11,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.types import DataCollectionUserOptions, Event, Hint
 from sentry_sdk.utils import get_default_release
 
+from config.hiding import hide
 from config.settings import settings
 
 if TYPE_CHECKING:
@@ -81,14 +82,15 @@ def without_text(event: Event, hint: Hint) -> Event | None:
     if isinstance(said, dict):  # a line of ours: its sentence, which is the same each time, so that Sentry groups it
         if said.get("action") == "effect_dead":
             return None  # the task fails next, and says it with the redirect's ids
-        event["logentry"] = {"message": str(said.get("event"))}
+        event["logentry"] = {"message": hide(str(said.get("event")))}
         event["tags"] = {**dict(event.get("tags") or {}), **{name: str(said[name]) for name in TAGS if name in said}}
     elif entry := event.get("logentry"):
         event["logentry"] = {"message": _first_line(entry.get("formatted") or entry.get("message"))}
     for value in (event.get("exception") or {}).get("values", ()):
         value["value"] = _first_line(value.get("value"))
+    event.pop("extra", None)  # the command line (Flower takes passwords there), and whatever a library adds
     return event
 
 
 def _first_line(text: object) -> str:
-    return str(text or "").strip().partition("\n")[0][:LONGEST]
+    return hide(str(text or "").strip().partition("\n")[0])[:LONGEST]

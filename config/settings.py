@@ -94,6 +94,8 @@ class Settings(BaseSettings):
     task_soft_time_limit: float = Field(20, gt=0)
     visibility_timeout: float = Field(120, gt=0)
     log_format: str = Field("auto", pattern="^(auto|text|json)$")
+    # A place of worker/failpoints.py where the process is killed.
+    failpoint: str | None = None
 
     @field_validator("host")
     @classmethod
@@ -152,10 +154,28 @@ class Settings(BaseSettings):
             raise ValueError("REDIRECT_JWT_SECRET and REDIRECT_JWT_JWKS exclude each other: set one")
         return self
 
+    @field_validator("database_url", "broker_url", "redis_url", "rabbitmq_api", "otlp_endpoint", "jwt_jwks")
+    @classmethod
+    def _can_be_read(cls, value: str | None, field: ValidationInfo) -> str | None:
+        """Else a library says what it took for the port: the rest of a password that has a slash in it."""
+        try:
+            for address in (value or "").split(";"):
+                _ = urlsplit(address).port
+        except ValueError:
+            variable = (
+                cls.model_fields[str(field.field_name)].validation_alias or f"REDIRECT_{field.field_name}".upper()
+            )
+            raise ValueError(
+                f"{variable} is no address: percent-encode the password in it (of @ make %40, of / make %2F)"
+            ) from None
+        return value
+
     @field_validator("jwt_jwks")
     @classmethod
     def _nobody_in_between(cls, value: str | None) -> str | None:
         parts = urlsplit(value or "")
+        if parts.username is not None:
+            raise ValueError("REDIRECT_JWT_JWKS should have no user and no password in it: the keys are public")
         if parts.scheme not in ("", "file", "https") and parts.hostname not in LOOPBACK:
             raise ValueError("REDIRECT_JWT_JWKS should be a file or an https:// address: others could set the keys")
         return value
@@ -173,6 +193,17 @@ class Settings(BaseSettings):
             raise ValueError(f"on the address {self.bind} strangers can call: set {', '.join(missing)} first")
         if self.development:
             raise ValueError(f"REDIRECT_DEVELOPMENT gives a token to everybody: not on the address {self.bind}")
+        return self
+
+    @model_validator(mode="after")
+    def _kills_only_at_home(self) -> Self:
+        servers = (self.database_url, self.broker_url, self.redis_url, self.sentry_dsn)
+        addresses = [address for url in servers if url for address in url.split(";")]
+        far = [where for where in map(_machine, addresses) if where not in LOOPBACK]
+        if self.failpoint and (far or self.bind not in LOOPBACK):
+            raise ValueError(
+                f"REDIRECT_FAILPOINT kills processes: unset it where {', '.join(far) or self.bind} is used"
+            )
         return self
 
     @model_validator(mode="after")
@@ -207,6 +238,11 @@ class Settings(BaseSettings):
             return str(server["url"]) if server["pid"] else None
         except (OSError, ValueError, LookupError, TypeError):
             return None
+
+
+def _machine(url: str) -> str:
+    """The host of a URL, which may have no other part that can be read; of a socket in a folder, this machine."""
+    return urlsplit(url).hostname or LOOPBACK[0]
 
 
 @lru_cache(maxsize=1)

@@ -17,15 +17,20 @@ def publish(connection: Connection, case: Case) -> bool:
     """Publish the message of `case` to its queue; False for one that only a Redis list can hold."""
     if case.name.startswith("raw:"):  # damaged as a list item, healthy inside
         return False
-    try:
-        message = _message(json.loads(case.item))
-        if len(message._serialize_properties()) > FRAME:
-            return False
-    except Exception:  # noqa: BLE001 - whatever it is: AMQP has no form for it
+    if (message := as_amqp(case.item)) is None:
         return False
     channel: Any = connection.default_channel
     channel.basic_publish(message, exchange="", routing_key=case.queue)
     return True
+
+
+def as_amqp(item: bytes) -> Any:
+    """The message that a list item says; None where AMQP has no form for it."""
+    try:
+        message = _message(json.loads(item))
+        return message if len(message._serialize_properties()) <= FRAME else None
+    except Exception:  # noqa: BLE001 - whatever it is
+        return None
 
 
 def _message(item: dict[str, Any]) -> Any:

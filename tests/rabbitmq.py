@@ -59,6 +59,10 @@ class RabbitMQ:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     @property
+    def name(self) -> str:
+        return f"redirect-tests-{self.port}@localhost"
+
+    @property
     def management_url(self) -> str:
         """Only with the plugin `rabbitmq_management`."""
         return f"http://guest:guest@127.0.0.1:{self.management_port}"
@@ -76,7 +80,7 @@ class RabbitMQ:
             "RABBITMQ_CTL_ERL_ARGS": _LOCAL,
             "RABBITMQ_DIST_PORT": self._distribution,
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_LOCAL} -start_epmd false {_IDLE}",
-            "RABBITMQ_NODENAME": f"redirect-tests-{self.port}@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": self.port,
             "RABBITMQ_CONFIG_FILE": self.folder / "rabbitmq.conf",
@@ -93,8 +97,7 @@ class RabbitMQ:
     def start(self) -> Self:
         """Returns once it accepts AMQP; a start that fails leaves nothing behind."""
         try:
-            # Ours from the start: the one that Erlang would start is nobody's child, and is never ended.
-            self._spawn("epmd", "-port", str(self._epmd), "-address", "127.0.0.1")
+            self._start_epmd()
             server = self._spawn(str(self._bin / "rabbitmq-server"))
             eventually(lambda: server.poll() is not None or self.answers(), within=60, every=0.2)
             assert server.poll() is None, f"RabbitMQ has ended: {self.log[-3000:]}"
@@ -102,6 +105,10 @@ class RabbitMQ:
             self.kill()
             raise
         return self
+
+    def _start_epmd(self) -> None:
+        # Ours from the start: the one that Erlang would start is nobody's child, and is never ended.
+        self._spawn("epmd", "-port", str(self._epmd), "-address", "127.0.0.1")
 
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.folder / "output.log").open("ab") as output:
@@ -133,7 +140,7 @@ class RabbitMQ:
 
     def _end(self, sign: signal.Signals) -> None:
         processes = self.processes()
-        for server in self._started[1:]:
+        for server in reversed(self._started):  # epmd last
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(server.pid, sign)
                 server.wait(timeout=30)

@@ -121,7 +121,9 @@ class Service:
 
     def rows(self, sql: str, **values: Any) -> list[dict[str, Any]]:
         with self.engine.connect() as connection:
-            return [dict(row) for row in connection.execute(text(sql), values).mappings()]
+            found = connection.execute(text(sql), values).all()
+        # Not before: a transaction that is idle while millions become dicts is ended by the database.
+        return [row._asdict() for row in found]
 
     def state(self, conversation_id: str) -> dict[str, Any] | None:
         found = self.rows("SELECT * FROM conversation_states WHERE conversation_id = :id", id=conversation_id)

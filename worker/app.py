@@ -11,6 +11,7 @@ from config import logging, sentry, tracing
 from config.celery import options
 from config.settings import settings
 from worker import json_queue, tasks
+from worker.guard.compression import LARGEST, bound_decompression
 from worker.hosts import host
 from worker.policy import POLICIES
 from worker.tasks.doorbell import queue_of
@@ -22,11 +23,14 @@ TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.guard.redis_
 TRANSPORT_ALIASES.update(dict.fromkeys(("amqp", "pyamqp"), "worker.guard.amqp_transport:Transport"))
 TRANSPORT_ALIASES["amqps"] = "worker.guard.amqp_transport:SSLTransport"
 
+# Whoever reads messages: workers, and Flower too, which anybody's event would have unpack gigabytes.
+bound_decompression(LARGEST)
+
 # A fourth kind of side effect is a file in tasks/ and a line of policy: its queue and its import follow.
 QUEUES = ("redirects", *map(queue_of, POLICIES), "maintenance")
 TASKS = tuple(f"{tasks.__name__}.{module.name}" for module in iter_modules(tasks.__path__))
 
-app = Celery("redirect-worker")
+app = Celery("redirect-worker", events="worker.guard.events:Events")
 # Read on first use, so that importing this module needs no environment and opens nothing.
 app.add_defaults(lambda: options(settings(), QUEUES, TASKS))
 app.set_default()

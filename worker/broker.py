@@ -5,6 +5,7 @@ A URL says how, for either broker alike: `amqps://` or `rediss://`, with `?ssl_c
 and any name for `amqps://`, and py-amqp knows the options by other names. Opens nothing.
 """
 
+import os
 from ssl import CERT_NONE, CERT_REQUIRED
 from typing import Any
 
@@ -31,10 +32,23 @@ class Connection(kombu.Connection):
 class VerifiedConnection(pyamqp.Connection):
     """py-amqp's, which verifies over TLS, and reads the options of a URL."""
 
+    _transport: Any  # None when it is closed
+
     def __init__(self, host: str, **options: Any) -> None:
         if told := options.get("ssl"):
             options["ssl"] = _as_py_amqp_names_it(told, host)
         super().__init__(host, **options)
+        self._opened_by = os.getpid()
+
+    def collect(self) -> None:
+        """In a fork, let go of what the parent has opened: py-amqp would shut it down for the parent too.
+
+        (kombu has every new process of a pool collect the connections that it was born with.)
+        """
+        if self._transport is not None and self._opened_by != os.getpid():
+            self._transport.sock.close()
+            self._transport.sock = None
+        super().collect()
 
 
 class _VerifiedTransport(pyamqp.SSLTransport):

@@ -11,6 +11,7 @@ from redis import Redis
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import make_url
 
+from config.hiding import hide
 from config.settings import Settings
 from worker.db import migrations
 from worker.db.session import engine
@@ -51,7 +52,7 @@ def _safely(name: str, check: Callable[[Settings], Iterator[Finding]], settings:
         findings.extend(check(settings))
     except Exception as error:  # noqa: BLE001 - whatever it is, the other checks are still to be made
         says = str(getattr(error, "orig", error)).strip() or type(error).__name__
-        findings.append(Finding(name, False, says.splitlines()[0]))
+        findings.append(Finding(name, False, hide(says.splitlines()[0])))
     return findings
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import structlog
 from sqlalchemy import Connection, Engine
 
+from config.hiding import hide
 from config.settings import JITTER
-from worker.db import side_effects
+from worker.db import backlog, side_effects
 from worker.db.side_effects import Claimed, Failure
 from worker.errors import Permanent
 from worker.failpoints import reach
@@ -162,7 +163,8 @@ def _used_up(effect: Effect, row: Claimed) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    """For the row, the log and Flower. A store is the host's: its errors may quote the address it could not reach."""
+    return hide(f"{type(error).__name__}: {error}")
 
 
 def _note_retries(effect: Effect, failures: Sequence[Failure], settled: Settled, elapsed: float) -> None:
@@ -201,7 +203,7 @@ def _tell_written(connection: Connection, effect: Effect, written: Sequence[Stat
 
 
 def _tell_agreement(connection: Connection, written: Sequence[State]) -> None:
-    behind = side_effects.behind(connection, [state.conversation_id for state in written]) if written else set()
+    behind = backlog.unfinished(connection, [state.conversation_id for state in written]) if written else set()
     for state in written:
         if state.conversation_id not in behind:
             log.info(

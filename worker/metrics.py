@@ -48,9 +48,11 @@ def collect(engine: Engine, app: Celery) -> Iterator[Metric]:
     up = GaugeMetricFamily(f"{PREFIX}up", "Whether this part answered", labels=["part"])
     numbers = _asked(up, "database", lambda: counters.read(engine))
     behind = _asked(up, "database", lambda: (backlog.behind(engine), backlog.outbox(engine)))
+    dead = _asked(up, "database", lambda: backlog.unvacuumed(engine))
     depths = _asked(up, "broker", lambda: queues.depths(app))
     yield from () if numbers is None else _counted(numbers)
     yield from () if behind is None else _behind(*behind)
+    yield from () if dead is None else _unvacuumed(dead)
     yield from () if depths is None else _depths(depths)
     yield up
     yield InfoMetricFamily(f"{PREFIX}build", "This release", {"version": version("redirect-worker")})
@@ -118,6 +120,13 @@ def _behind(rows: Sequence[backlog.Behind], outbox: int) -> Iterator[Metric]:
 
 def _keys(there: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted({*there, *((kind, state) for kind in POLICIES for state in ("waiting", "dead"))})
+
+
+def _unvacuumed(tables: dict[str, int]) -> Iterator[Metric]:
+    gauge = GaugeMetricFamily(f"{PREFIX}unvacuumed_rows", "Dead rows that are still in the table", labels=["table"])
+    for name, number in tables.items():
+        gauge.add_metric([name], number)
+    yield gauge
 
 
 def _depths(depths: dict[str, int | None]) -> Iterator[Metric]:

@@ -8,6 +8,8 @@ from worker.errors import Rejected
 from worker.events import Event
 
 AI = "ai"
+# Versions: nobody is that far ahead of the truth, so a copy that says so was not written by us.
+FARTHEST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,6 @@ from worker.redirects import State
 TIMEOUT = 1.0
 # States in one command. Redis does nothing else meanwhile: some milliseconds.
 CHUNK = 500
-# Versions: nobody is that far ahead of the truth, so a copy that says so was not written by us.
-FARTHEST = 1_000_000
 
 
 @lru_cache(maxsize=1)

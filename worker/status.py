@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from config.hiding import hide
 from worker import queues
 from worker.app import app
 from worker.db import backlog, counters
@@ -60,7 +61,7 @@ def _asked(status: Status, who: str, question: Callable[[], T]) -> T | None:
     try:
         return question()
     except Transient as error:
-        sentence = f"{who} does not answer: {str(error).splitlines()[0]}"
+        sentence = f"{who} does not answer: {hide(str(error).splitlines()[0])}"
         if sentence not in status.problems:
             status.problems.append(sentence)
         return None

@@ -45,6 +45,7 @@ class Typed:
     """Types a command: all URLs are those of `service`, unless a test sets others."""
 
     service: Service
+    within: float = WITHIN
 
     def __enter__(self) -> Self:
         self._server = subprocess.Popen(
@@ -62,7 +63,7 @@ class Typed:
             os.killpg(self._server.pid, signal.SIGKILL)
 
     def __call__(self, *words: str, **environment: str) -> Done:
-        """`redirect-worker <words>`, which must end within WITHIN seconds."""
+        """`redirect-worker <words>`, which must end within so many seconds."""
         assert self._server.stdin and self._server.stdout
         urls = {
             "DATABASE_URL": self.service.database_url,
@@ -74,8 +75,8 @@ class Typed:
         task = [words, clean_environment() | urls | environment, *map(str, outputs)]
         self._server.stdin.write(json.dumps(task) + "\n")
         self._server.stdin.flush()
-        ended, _, _ = select.select([self._server.stdout], [], [], WITHIN)
-        assert ended, f"`{' '.join(words)}` has not ended within {WITHIN:g} s"
+        ended, _, _ = select.select([self._server.stdout], [], [], self.within)
+        assert ended, f"`{' '.join(words)}` has not ended within {self.within:g} s"
         code = int(self._server.stdout.readline())
         return subprocess.CompletedProcess(words, code, *(output.read_text() for output in outputs))
 

@@ -55,9 +55,10 @@ def test_a_broken_cache_is_retried_fails_and_succeeds_by_the_sweep(
             embedded.start(home, ["cache"])
             make_due(own)
             eventually(lambda: "SUCCESS" in "".join(rows(page, "update_cache")), every=1)
-            assert own.agrees()
+            eventually(own.agrees)
 
-            healed = [task["args"] for task in told(page, port, "update_cache") if task["state"] == "SUCCESS"]
+            # Who wrote: the redirect's own task also succeeds when a sweep made its last quick try, and wrote nothing.
+            healed = [task["args"] for task in told(page, port, "update_cache") if "written" in str(task["result"])]
             assert set(healed) == {"('sweep',)"}  # the next sweep may have come before the first was answered
             (redirected,) = told(page, port, "redirect_conversation")
             assert redirected["args"] == "(c1 -> billing [e1])"

@@ -59,15 +59,16 @@ def test_invariant_1_and_6_parking_waits_for_the_database(own_servers: tuple[Ser
 
 
 def test_invariant_1_a_full_broker_costs_no_message(own_servers: tuple[Service, Path]) -> None:
-    """A message that it hands out and cannot note as handed out is done all the same; the worker goes on."""
+    """Messages that it will neither move nor note as handed out are done all the same; the worker goes on."""
     service, _ = own_servers
+    names = [f"taken from a full broker {number}" for number in range(5)]
     with service.worker() as worker, service.beat():
         with service.broker.pipeline() as at_once:
-            at_once.lpush("redirects", message("taken from a full broker"))
+            at_once.lpush("redirects", *[message(name) for name in names])
             at_once.config_set("maxmemory", 1)
             at_once.execute()
-        eventually(lambda: service.state("taken from a full broker"))
-        assert worker.says("delivery_not_noted")
+        eventually(lambda: all(service.state(name) for name in names))
+        assert worker.says("delivery_not_noted") and worker.says("taking_refused")
 
         service.broker.config_set("maxmemory", 0)
         service.send(event("later"))

@@ -1,6 +1,7 @@
 """On RabbitMQ nothing is lost: not with a worker, not with the node, not with the cache, not in a memory alarm."""
 
 import itertools
+import os
 import select
 import threading
 from collections.abc import Iterator
@@ -165,19 +166,38 @@ def test_a_channel_that_rabbitmq_closes_does_not_end_the_worker(rabbit_service: 
         rabbitmq.ctl("eval", timeout.format(1800000, 60000))
 
 
-@pytest.mark.quick
-def test_a_confirm_is_ones_own(rabbit_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages that nobody waits for come before: their confirms are not taken for that of one that is refused."""
+@pytest.fixture
+def connection(rabbit_service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    """Over the transport that the service has for `amqp:`; outside of it that is kombu's."""
     monkeypatch.setitem(TRANSPORT_ALIASES, "bounded", "worker.guard.amqp_transport:Transport")
     url = rabbit_service.broker_url.replace("amqp:", "bounded:")
-    with Connection(url, transport_options={"confirm_publish": True}) as connection:
-        channel: Any = connection.default_channel
-        channel.queue_declare("roomy")
-        channel.queue_declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
-        producer = connection.Producer()
-        producer.publish({}, routing_key="full")
-        for _ in range(10):
-            producer.publish({}, routing_key="roomy", delivery_mode=1)
-            assert select.select([connection.connection.sock], [], [], 5)[0]  # its confirm is here
-            with pytest.raises(MessageNacked):
-                producer.publish({}, routing_key="full")
+    with Connection(url, transport_options={"confirm_publish": True}) as opened:
+        yield opened
+
+
+@pytest.mark.quick
+def test_a_fork_leaves_its_parents_connection_alone(connection: Connection) -> None:
+    """A process that replaces one that was killed is born with the connection over which its parent publishes."""
+    channel: Any = connection.default_channel
+    channel.queue_declare("before and after")
+    if not (child := os.fork()):
+        connection.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    connection.Producer().publish({}, routing_key="before and after")
+    assert channel.queue_declare("before and after").message_count == 1
+
+
+@pytest.mark.quick
+def test_a_confirm_is_ones_own(connection: Connection) -> None:
+    """Messages that nobody waits for come before: their confirms are not taken for that of one that is refused."""
+    channel: Any = connection.default_channel
+    channel.queue_declare("roomy")
+    channel.queue_declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+    producer = connection.Producer()
+    producer.publish({}, routing_key="full")
+    for _ in range(10):
+        producer.publish({}, routing_key="roomy", delivery_mode=1)
+        assert select.select([connection.connection.sock], [], [], 5)[0]  # its confirm is here
+        with pytest.raises(MessageNacked):
+            producer.publish({}, routing_key="full")

@@ -13,8 +13,8 @@ from tests.hosts.host import Host, state
 from tests.service import Service
 from worker.errors import Permanent, Transient
 from worker.hosts.pilito import cache, flag
-from worker.redirects import State
-from worker.redis_client import FARTHEST, client, mget
+from worker.redirects import FARTHEST, State
+from worker.redis_client import client, mget
 
 # Taken from a running host.
 ON = bytes.fromhex("80059512000000000000007d948c0a61695f656e61626c65649488732e")

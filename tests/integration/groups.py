@@ -4,8 +4,8 @@ import json
 from functools import partial
 from typing import Any
 
+from tests.culprits import SLOW
 from tests.eventually import eventually
-from tests.killers import SLOW
 from tests.service import Process, Service
 
 # One process, so that what is sent while it is busy waits; and limits that a test can wait for.

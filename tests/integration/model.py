@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from config.settings import DESTINATIONS
 from tests.integration.ledgers import event
 from worker.errors import Permanent, Transient
-from worker.redirects import Outcome, State
-from worker.redis_client import FARTHEST
+from worker.redirects import FARTHEST, Outcome, State
 
 Fields = dict[str, Any]
 Write = Callable[[Sequence[State]], Mapping[str, Exception]]
@@ -117,7 +116,7 @@ def readable(held: str | bytes | None) -> Any:
 def version_of(copy: Any, present: int) -> int | None:
     """The version that a copy shows, if it could be ours."""
     version = copy.get("version") if isinstance(copy, dict) else None
-    return version if type(version) is int and abs(version - present) < FARTHEST else None
+    return version if type(version) is int and abs(version - present) <= FARTHEST else None
 
 
 # What may become of a write: the real one, the states, and the conversation that it goes wrong with.

@@ -6,6 +6,7 @@ import signal
 import socket
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg2
@@ -144,6 +145,21 @@ def test_a_killed_postgres_recovers(home: Path, urls: dict[str, str]) -> None:
         assert (home / "postgres" / "postmaster.pid").exists()
         assert embedded.start(home, durable=False) == urls
     assert query(urls["postgres"], "SELECT number FROM kept") == [(42,)]
+
+
+def test_a_server_that_ends_while_it_is_looked_at_is_started_again(
+    home: Path, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed a moment ago, and is still there when we look: on a busy machine that is long."""
+    find = embedded._process
+
+    def found(*record: Any) -> Any:
+        process: Any = find(*record)
+        os.kill(process.pid, signal.SIGKILL)
+        return process
+
+    monkeypatch.setattr(embedded, "_process", found)
+    assert embedded.start(home, ["cache"], durable=False) == {"cache": urls["cache"]}
 
 
 def test_the_servers_outlive_a_killed_starter(new_home: NewHome) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +23,7 @@ from tests.service import Service
 from worker.gateway.__main__ import PING_EVERY
 from worker.gateway.pages import cursor
 from worker.gateway.sockets import BURST
+from worker.gateway.websocket import CLOSED_WITHIN
 
 # Seconds in which a frame reaches a socket, on a loaded machine, if nothing holds the loop up.
 PROMPT = 2.0
@@ -40,11 +42,11 @@ class Witness:
     def __init__(self, service: Service, live: ClientConnection, frame: str) -> None:
         self._service, self._live, self._frame, self._version = service, live, frame, 1
 
-    def sees_the_next(self) -> bool:
+    def sees_the_next(self, within: float = PROMPT) -> bool:
         self._version += 1
         one = of_version(self._frame, self._version)
         publish(self._service, one)
-        assert self._live.recv(timeout=PROMPT) == one
+        assert self._live.recv(timeout=within) == one
         return True
 
 
@@ -92,6 +94,18 @@ def test_a_frame_of_two_mebibytes_ends_its_socket_and_delays_nobody(web: Gateway
         assert other.sees_the_next()
 
 
+def test_who_is_still_sending_too_much_sees_the_close_frame(web: Gateway) -> None:
+    """It may send to the end: a reset, which a close with bytes unread is, may reach it before 1009 does."""
+    frame = Frame(Opcode.TEXT, b" " * 2 * 1024 * 1024).serialize(mask=True)
+    with plain(web, token("7")) as raw:
+        raw.sendall(frame[:1000])
+        assert eventually(lambda: b"\x03\xf1" in raw.recv(8192, socket.MSG_PEEK))  # 1009
+        for start in range(1000, len(frame), 65536):
+            raw.sendall(frame[start : start + 65536])
+        raw.shutdown(socket.SHUT_WR)
+        assert eventually(lambda: not raw.recv(8192))
+
+
 def code_after(web: Gateway, message: str) -> int:
     with web.socket(**offering(token("7"))) as live:
         snapshot(live)
@@ -121,14 +135,31 @@ def test_a_place_where_no_page_ended_is_no_error_of_ours(web: Gateway, moment: s
             assert closed.rcvd and closed.rcvd.code == 4400
 
 
-@pytest.mark.parametrize("broken", [b"\xff\xff", b"\x81\x05"], ids=["reserved bits", "no mask"])
+NO_TEXT = Frame(Opcode.TEXT, b"\xff").serialize(mask=True)
+BYE = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
+PING = Frame(Opcode.PING, b"").serialize(mask=True)
+BROKEN = {"reserved bits": b"\xff\xff", "no mask": b"\x81\x05", "no text": NO_TEXT, "no text after all": BYE + NO_TEXT}
+BROKEN["no text, and a ping"] = NO_TEXT + PING
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=list(BROKEN))
 @pytest.mark.parametrize("first", ["no JSON", NOTHING], ids=["wrong", "right"])
-def test_a_message_and_then_what_is_no_frame(web: Gateway, first: str, broken: bytes) -> None:
+def test_a_message_and_then_what_is_none(web: Gateway, first: str, broken: bytes) -> None:
     """In one segment: the socket is closed, and that is no error of ours (which the gateway's log would have)."""
     with plain(web, token("7")) as raw:
         raw.sendall(Frame(Opcode.TEXT, first.encode()).serialize(mask=True) + broken)
         assert eventually(lambda: not is_open(web, raw))
     assert web.get("/healthz").status == 200
+
+
+def test_who_never_closes_what_was_closed_is_disconnected(private: Service) -> None:
+    """Broken, told so, and still there. With the times made short."""
+    assert CLOSED_WITHIN == 10
+    with asking(private, "tests.integration.hurried") as web, plain(web, token("7")) as raw:
+        raw.sendall(BROKEN["no mask"])
+        eventually(lambda: not is_open(web, raw))
+        assert held(web, raw)
+        eventually(lambda: not held(web, raw))
 
 
 # Nothing at all.
@@ -174,9 +205,13 @@ def plain(web: Gateway, shown: str) -> Iterator[socket.socket]:
 
 def is_open(web: Gateway, raw: socket.socket) -> bool:
     """Whether the gateway still holds the other end."""
+    return any(one.status == psutil.CONN_ESTABLISHED for one in held(web, raw))
+
+
+def held(web: Gateway, raw: socket.socket) -> list[Any]:
+    """The gateway's end of this connection, if it has one."""
     connections = psutil.Process(web.process.popen.pid).net_connections("tcp")
-    ours = raw.getsockname()
-    return any(tuple(one.raddr) == ours and one.status == psutil.CONN_ESTABLISHED for one in connections)
+    return [one for one in connections if tuple(one.raddr) == raw.getsockname()]
 
 
 # Too many.

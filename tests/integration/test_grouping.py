@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from celery.events import EventReceiver
 
+from tests.culprits import BUGGY, DEADLY, SLOW, STUCK
 from tests.eventually import eventually
 from tests.integration.groups import ONE, SHORT, all_applied, committed, event, names, occupy, settled, told
-from tests.killers import BUGGY, DEADLY, SLOW, STUCK
 from tests.service import Process, Service
 
 

@@ -81,6 +81,20 @@ def _unlike(case: Case, kept: dict[str, list[dict[str, str]]], done: set[str]) -
     return None if told == {(case.code, case.queue, True, True)} else f"{told}: {rows[0]['error'][:200]}"
 
 
+def test_what_a_newer_beat_asks_for_is_passed_over(guarded: Guarded) -> None:
+    """It carries nothing, and is asked for again; with anything in it, or on another queue, it is kept."""
+    ask, before = guarded.service.producer.send_task, len(guarded.service.rejected())
+    ask("of_a_later_version", queue="maintenance", kwargs={"asked": "twice"})
+    ask("of_a_later_version", queue="effects.cache")
+    ask("of_a_later_version", queue="maintenance")
+
+    assert guarded.serves("behind a newer beat")
+    eventually(lambda: guarded.worker.says("wish_passed_over"))
+
+    sources = [row["source"] for row in guarded.service.rejected()[before:]]
+    assert sorted(sources) == ["effects.cache", "maintenance"]
+
+
 def test_invariant_6_garbage_on_the_control_channel(guarded: Guarded) -> None:
     """What anybody publishes there is dropped when it is no control message; Flower goes on being answered."""
     broken = [{"properties": 5}, {"properties": {"delivery_tag": "x"}}, {"headers": [1]}, 5, [1], "x", {}]
@@ -101,7 +115,7 @@ def test_invariant_6_fuzz(guarded: Guarded) -> None:
     """A few hundred messages, hurt at random, sent in one go: each is applied or kept, exactly once."""
     seed = int(os.environ.get("TEST_SEED") or Random().randrange(10**6))
     print(f"TEST_SEED={seed}")  # noqa: T201 - for the next run, when this one fails
-    tokens = dict(mutants(Random(seed), 400))
+    tokens = dict(mutants(Random(seed), (f"fuzz-{number:04}" for number in range(400))))
     service = guarded.service
     service.broker.lpush("redirects", *tokens.values())
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from tests.integration.ledgers import execute, file_effect, make_due
 from tests.service import Service
-from worker.db import side_effects
+from worker.db import backlog, side_effects
 from worker.db.side_effects import LAST_LOOK, LOST, Claimed, Failure
 from worker.policy import POLICIES
 
@@ -273,4 +273,4 @@ def test_behind_are_the_conversations_that_a_row_names(service: Service, connect
     file_effect(service, "a", "b")
     file_effect(service, "c", kind="record", state="dead", last_error="for good")
 
-    assert side_effects.behind(connection, ["a", "c", "d"]) == {"a", "c"}
+    assert backlog.unfinished(connection, ["a", "c", "d"]) == {"a", "c"}

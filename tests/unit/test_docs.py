@@ -243,7 +243,7 @@ def test_the_addresses_are_as_told() -> None:
     routes = [
         one for route in app.routes for one in getattr(getattr(route, "original_router", None), "routes", [route])
     ]
-    served = {str(getattr(route, "path", "")).replace(":path}", "}") for route in routes}
+    served = {str(getattr(route, "path", "")).replace(":text}", "}") for route in routes}
     assert told == served - {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
 
 

@@ -9,7 +9,7 @@ from celery import Celery
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from worker.guard.redis_transport import envelope_problem
+from worker.guard.envelope import envelope_problem
 
 EVENT = {"event_id": "e1", "conversation_id": "c1", "destination": "ai"}
 PRODUCER = Celery("outside", broker="memory://", set_as_current=False)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 import config
 import worker
 from config.settings import DESTINATIONS, JITTER, LONGEST_QUICK_RETRY, NotConfigured, Settings
+from worker import failpoints
 
 URLS = {"database_url": "postgres", "broker_url": "broker", "redis_url": "cache"}
 SOURCES = [path for package in (config, worker) for path in Path(str(package.__file__)).parent.rglob("*.py")]
@@ -154,6 +155,36 @@ def test_a_value_that_makes_no_sense_is_refused(name: str, value: str, monkeypat
 
     with pytest.raises(ValidationError, match=name.removeprefix("REDIRECT_").lower() + "|" + name):
         Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://u:p@db.internal/redirect"),
+        ("BROKER_URL", "amqp://u:p@127.0.0.1;amqp://u:p@rabbit-2"),
+        ("REDIS_URL", "redis://10.0.0.7:6379/0"),
+        ("SENTRY_DSN", "https://key@sentry.internal/1"),
+    ],
+)
+def test_a_failpoint_is_refused_away_from_home(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIRECT_FAILPOINT", "before_commit")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@localhost/redirect")
+    assert Settings().failpoint == "before_commit"
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match="REDIRECT_FAILPOINT kills processes: unset it"):
+        Settings()
+
+
+def test_a_failpoint_that_is_no_place_is_refused_and_none_is_nothing() -> None:
+    assert failpoints.reach is failpoints._nothing
+    with pytest.raises(ValueError, match="one of before_commit, "):
+        failpoints.armed("before_lunch")
+
+
+def test_each_failpoint_is_a_place() -> None:
+    """And each place is named."""
+    reached = {name for path in SOURCES for name in re.findall(r'reach\("(\w+)"\)', path.read_text())}
+    assert reached == set(failpoints.NAMES)
 
 
 def test_the_catalogue_of_destinations_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from config.hiding import hide
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -13,4 +15,4 @@ def print_(as_json: bool, data: Any, text: str) -> None:
 
 
 def first_line(error: object) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return hide((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -4,7 +4,6 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import orjson
@@ -14,10 +13,12 @@ from worker import events, redirects
 from worker.db import rejected
 from worker.db.borrowed import Borrowed
 from worker.db.prepared import Prepared
+from worker.db.repeats import asked, repeated
 from worker.db.rows import Held, Rows
 from worker.db.session import translated
 from worker.errors import Permanent, Rejected
 from worker.events import Received
+from worker.failpoints import reach
 from worker.redirects import Outcome, State
 
 # The rows that one side effect names: large enough to amortise a row, small enough to redo after a crash.
@@ -133,9 +134,11 @@ class Ledger:
             return Accepted([])
         try:
             with translated(), self.engine.begin() as connection:
-                return _Batch(self, connection, items).run()
+                accepted = _Batch(self, connection, items).run()
+                reach("before_commit")
         except Permanent as error:
             return self._isolate(items, error)
+        return accepted
 
     def _isolate(self, items: Sequence[Item], error: Permanent) -> Accepted:
         """The database refused the data of some item: halve until it stands alone, and reject that one."""
@@ -197,7 +200,7 @@ class _Batch:
 
     def _decide(self, event: Received, clock: datetime, received_at: datetime) -> Outcome:
         if (known := self.known.get(event.event_id)) is not None:
-            return _repeated(event, known)
+            return repeated(event, known)
         occurred_at = event.occurred_at or event.received_at or received_at
         _check_times(event, clock, self.ledger.max_clock_skew)
         state = self.after.get(event.conversation_id) or self.before[event.conversation_id]
@@ -207,7 +210,7 @@ class _Batch:
         return outcome
 
     def _record(self, event: Received, outcome: Outcome, occurred_at: datetime, received_at: datetime) -> None:
-        row = _asked(event) | {
+        row = asked(event) | {
             "outcome": outcome.outcome,
             "code": outcome.code,
             "version": outcome.version,
@@ -247,36 +250,6 @@ def _check_times(event: Received, clock: datetime, max_clock_skew: float) -> Non
             f"occurred_at should be at most {max_clock_skew:g} s ahead of {clock.isoformat()}: "
             "it would win over every later decision",
         )
-
-
-def _repeated(event: Received, known: dict[str, Any]) -> Outcome:
-    """The first outcome of an event that is known, or Rejected (`conflict`) when it said something else then."""
-    asked = _asked(event)
-    if event.occurred_at is not None:
-        asked["occurred_at"] = event.occurred_at
-    for name, value in asked.items():
-        if _comparable(value) != _comparable(known[name]):
-            raise Rejected("conflict", f"event_id {event.event_id!r} is known with another {name}: use a new event_id")
-    names = ("event_id", "conversation_id", "outcome", "code", "version", "previous_status", "status", "destination")
-    return Outcome(**{name: known[name] for name in names})
-
-
-# The times are compared apart; the rest came with the message.
-_NOT_ASKED = {"occurred_at", "expires_at", "received_at", "traceparent"}
-
-
-def _asked(event: Received) -> dict[str, Any]:
-    """What the producer said, by the names of the columns; the times apart."""
-    return event.model_dump(exclude=_NOT_ASKED)
-
-
-def _comparable(value: object) -> object:
-    """JSON numbers come back from PostgreSQL as they were worth, not as they were written: 1e300 as 300 zeros."""
-    if isinstance(value, dict):
-        return {name: _comparable(scalar) for name, scalar in value.items()}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Decimal(repr(value))
-    return type(value).__name__, value
 
 
 def _refused(item: Item, refusal: Rejected) -> Outcome:

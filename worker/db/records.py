@@ -8,7 +8,7 @@ import orjson
 from sqlalchemy import Engine, text
 
 from worker.db.session import translated
-from worker.redirects import State
+from worker.redirects import FARTHEST, State
 
 
 class RecordStore(Protocol):
@@ -34,7 +34,8 @@ class RecordStore(Protocol):
 class BundledRecords:
     """The table `conversations` that comes with the service."""
 
-    # <= and not <: an owner that was learned late comes without a new version.
+    # <= and not <: an owner that was learned late comes without a new version. What was not written by us (one too far
+    # ahead) is overwritten: the state is the truth.
     SAVE = text("""
         INSERT INTO conversations (id, owner_id, status, ai_enabled, destination, version, updated_at)
         SELECT id, owner_id, status, ai_enabled, destination, version, now()
@@ -42,10 +43,11 @@ class BundledRecords:
         ON CONFLICT (id) DO UPDATE
         SET owner_id = excluded.owner_id, status = excluded.status, ai_enabled = excluded.ai_enabled,
             destination = excluded.destination, version = excluded.version, updated_at = excluded.updated_at
-        WHERE conversations.version <= excluded.version
+        WHERE conversations.version <= excluded.version OR conversations.version > excluded.version + :far
     """)
     DRIFTED = text("""
-        SELECT n.id, c.version FROM json_populate_recordset(null::conversations, CAST(:rows AS json)) n
+        SELECT n.id, CASE WHEN c.version BETWEEN n.version - :far AND n.version + :far THEN c.version END AS version
+        FROM json_populate_recordset(null::conversations, CAST(:rows AS json)) n
         LEFT JOIN conversations c ON c.id = n.id
         WHERE (c.owner_id, c.status, c.ai_enabled, c.destination, c.version)
             IS DISTINCT FROM (n.owner_id, n.status, n.ai_enabled, n.destination, n.version)
@@ -56,12 +58,13 @@ class BundledRecords:
 
     def save(self, states: Sequence[State]) -> Mapping[str, Exception]:
         with translated(), self.engine.begin() as connection:
-            connection.execute(self.SAVE, {"rows": _rows(states)})
+            connection.execute(self.SAVE, {"rows": _rows(states), "far": FARTHEST})
         return {}
 
     def drifted(self, states: Sequence[State]) -> Mapping[str, int | None]:
         with translated(), self.engine.connect() as connection:
-            return {row.id: row.version for row in connection.execute(self.DRIFTED, {"rows": _rows(states)})}
+            rows = connection.execute(self.DRIFTED, {"rows": _rows(states), "far": FARTHEST})
+            return {row.id: row.version for row in rows}
 
 
 def _rows(states: Sequence[State]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, Row, text
 
+from config.hiding import hide
 from worker.db.session import translated
 
 # Bytes of a body that a list still looks into: one event, also one that is too large. A body may be 16 MiB.
@@ -52,7 +53,7 @@ def row(body: object, code: str, error: str, source: str) -> dict[str, str | Non
         "id": str(uuid.UUID(bytes=digest[:16])),
         "source": _text(source),
         "code": code,
-        "error": _text(error),
+        "error": hide(_text(error)),
         "body": kept,
         "conversation_id": _conversation(body),
     }

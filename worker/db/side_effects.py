@@ -143,14 +143,6 @@ _HALVE = text("""
     INSERT INTO side_effects (kind, conversation_ids, failures, last_error, created_at)
     SELECT kind, :second, failures - 1, :lost, created_at FROM halved
 """)
-_BEHIND = Prepared(
-    "behind",
-    """
-    SELECT DISTINCT behind FROM side_effects e, unnest(e.conversation_ids) AS behind
-    WHERE e.conversation_ids && :ids AND behind = ANY(:ids)
-    """,
-    ids="text[]",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +282,3 @@ def _json(failures: Iterable[Failure]) -> str:
             for failure in failures
         ]
     )
-
-
-def behind(connection: Connection, ids: Collection[str]) -> set[str]:
-    """Those of `ids` that some side effect, of any kind, still names."""
-    with connection.begin():
-        return set(_BEHIND.run(connection, ids=list(ids)).scalars())

@@ -113,12 +113,18 @@ def _process(server: Postgres | Valkey, record: Record | None) -> Process | None
 def _running(home: Path, server: Postgres | Valkey, say: Callable[[str], None]) -> str:
     """Find the server or begin it; returns its URL once it answers there."""
     known = recall(home).get(server.name)
-    process = _process(server, known)
-    if known is None or process is None:
-        process, known = _begun(home, server, known, say)
-        say(f"{server.name}: started on port {known.port}")
-    else:
-        say(f"{server.name}: already runs on port {known.port}")
+    if known is not None and (process := _process(server, known)) is not None:
+        try:
+            _await(process, server, known.url, _log(home, server.name))
+        except ServerFailed:
+            if process.alive():
+                raise
+        else:
+            say(f"{server.name}: already runs on port {known.port}")
+            return known.url
+        # It was about to end when we looked.
+    process, known = _begun(home, server, known, say)
+    say(f"{server.name}: started on port {known.port}")
     _await(process, server, known.url, _log(home, server.name))
     return known.url
 

@@ -150,10 +150,22 @@ def lifeline(path: Path, patience: float = 10) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         if not until(lambda: _try_lock(descriptor), patience):
-            raise ServerFailed(f"processes of a server that is not on record still hold {path}: end them first")
+            raise ServerFailed(
+                f"{_who_has(path)}, of a server that is not on record, still hold {path}: end them first"
+            )
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _who_has(path: Path) -> str:
+    """The other processes that have this file open, as far as they may be looked at."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and str(path.resolve()) in {file.path for file in process.open_files()}:
+                found.append(f"{process.pid} ({process.name()})")
+    return f"processes {', '.join(found) or 'unknown'}"
 
 
 def free_port(wanted: int | None) -> int:

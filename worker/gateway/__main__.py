@@ -1,5 +1,6 @@
 """The web process: `python -m worker.gateway`, on REDIRECT_BIND and PORT."""
 
+import asyncio
 import signal
 import socket
 import sys
@@ -10,6 +11,9 @@ from pydantic import ValidationError
 
 from config import logging, sentry, tracing
 from config.settings import NotConfigured, settings
+from worker.gateway.descriptors import tell_of_errors
+from worker.gateway.http import Http
+from worker.gateway.websocket import WebSocket
 
 # Bytes of what a client may say on a socket.
 LARGEST_MESSAGE = 16 * 1024
@@ -17,6 +21,14 @@ LARGEST_MESSAGE = 16 * 1024
 PING_EVERY = 20.0
 # Milliseconds: a client that is gone without a word, with something still to be sent to it, is given up after that.
 UNANSWERED_MS = 30_000
+# What a browser must not do with any answer, an error too: guess its type, show it inside another site, hand it to one,
+# or tell where it was. (What the pages may do they say themselves: worker/gateway/page.py.)
+HEADERS = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+]
 log = structlog.get_logger(__name__)
 
 
@@ -24,6 +36,7 @@ class Gateway(uvicorn.Server):
     """uvicorn, with a start line of ours: its own INFO also tells each WebSocket's address, query and all."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(tell_of_errors)
         await super().startup(sockets)
         for listening in [one for server in self.servers for one in server.sockets]:
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED_MS)  # accepted ones inherit it
@@ -38,14 +51,15 @@ def server(host: str, port: int) -> Gateway:
             host=host,
             port=port,
             loop="asyncio",
-            http="h11",
-            ws="websockets-sansio",
+            http=Http,
+            ws=WebSocket,
             lifespan="on",
             log_config=None,
             log_level="warning",
             access_log=False,
             proxy_headers=False,
             server_header=False,
+            headers=HEADERS,
             # Clients bring a token and ask for pages. Frames are too small to be worth a compressor per socket.
             ws_max_size=LARGEST_MESSAGE,
             ws_ping_interval=PING_EVERY,

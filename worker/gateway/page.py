@@ -1,4 +1,4 @@
-"""`/`: the page people look at, one file; and the token that `up` gives it."""
+"""`/` and `/docs`: the pages people look at, one file each; and the token that `up` gives the first."""
 
 import base64
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse
 
 from config.settings import settings
 from worker.gateway.tokens import issue
@@ -21,20 +21,23 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 async def page() -> HTMLResponse:
-    text, policy = _page()
-    headers = {
-        "Content-Security-Policy": policy,
-        "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
-        "Cache-Control": "no-cache",
-    }
-    return HTMLResponse(text, headers=headers)
+    return _answer(PAGE)
 
 
-@lru_cache(maxsize=1)
-def _page() -> tuple[str, str]:
-    """The page, and what it may do: run its own script, wear its own style, talk to this server, and nothing else."""
-    text = PAGE.read_text()
+@router.get("/docs")
+async def docs() -> HTMLResponse:
+    return _answer(DOCS)
+
+
+def _answer(file: Path) -> HTMLResponse:
+    text, policy = _read(file)
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
+
+
+@lru_cache(maxsize=2)
+def _read(file: Path) -> tuple[str, str]:
+    """A page, and what it may do: run its own script, wear its own style, talk to this server, and nothing else."""
+    text = file.read_text()
     rules = {
         "default-src": "'none'",
         "script-src": _hash(text, "script"),
@@ -53,11 +56,6 @@ def _hash(text: str, tag: str) -> str:
     inside = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
     assert inside
     return f"'sha256-{base64.b64encode(hashlib.sha256(inside[1].encode()).digest()).decode()}'"
-
-
-@router.get("/docs")
-async def docs() -> FileResponse:
-    return FileResponse(DOCS, media_type="text/html")
 
 
 @router.get("/development-token")

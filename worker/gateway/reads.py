@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from config.settings import NotConfigured, settings
 from worker import app as _celery  # noqa: F401 - ring sends through the application that this makes
@@ -38,6 +39,13 @@ async def _private(response: Response) -> None:
     response.headers["Cache-Control"] = "no-store"
 
 
+class _Text(PathConvertor):
+    """Any id, with slashes and line feeds: Starlette's `path` ends at the latter."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("text", _Text())
 router = APIRouter(dependencies=[Depends(_private)], responses=PROBLEMS)
 
 TEXT = r"^[^\x00]+$"
@@ -73,7 +81,7 @@ async def conversations(
 
 
 # An id may hold a slash. What has something behind the id has to come before the one that has not.
-@router.get("/conversations/{conversation_id:path}/redirects", response_model=Timeline, responses=problems(404, 422))
+@router.get("/conversations/{conversation_id:text}/redirects", response_model=Timeline, responses=problems(404, 422))
 async def redirects(
     reader: KnownReader, conversation_id: ConversationId, limit: Limit = 50, after: After = None
 ) -> dict[str, Any]:
@@ -87,7 +95,7 @@ async def redirects(
 
 
 @router.post(
-    "/conversations/{conversation_id:path}/retry",
+    "/conversations/{conversation_id:text}/retry",
     status_code=202,
     response_model=Rung,
     responses=problems(403, 404, 422),
@@ -104,7 +112,7 @@ async def retry_now(reader: Operator, conversation_id: ConversationId) -> dict[s
     return {"rung": kinds}
 
 
-@router.get("/conversations/{conversation_id:path}", response_model=Conversation, responses=problems(404, 422))
+@router.get("/conversations/{conversation_id:text}", response_model=Conversation, responses=problems(404, 422))
 async def conversation(request: Request, reader: KnownReader, conversation_id: ConversationId) -> dict[str, Any]:
     """The state, its copies, the side effects that are behind, and the newest redirects.
 

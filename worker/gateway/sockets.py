@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
 
 from config.settings import settings
 from worker.errors import Transient
 from worker.gateway import pages
+from worker.gateway.descriptors import most_sockets
 from worker.gateway.door import reader_of, stranger
 from worker.gateway.feed import Feed
 from worker.gateway.tokens import NoToken
@@ -43,7 +44,7 @@ async def live(socket: WebSocket) -> None:
         return
     offered = socket.scope["subprotocols"]
     await socket.accept(PROTOCOL if PROTOCOL in offered else None)
-    with suppress(WebSocketDisconnect):
+    with suppress(WebSocketDisconnect, WebSocketDisconnected):  # by the other side; or by us, for another reason
         try:
             await _serve(socket, next((one[len(BEARER) :] for one in offered if one.startswith(BEARER)), None))
         except Refused as refused:
@@ -76,8 +77,8 @@ async def _reader(socket: WebSocket, token: str | None) -> Reader:
         raise Refused(NO_TOKEN, f"no token came within {TOKEN_WITHIN:g} s") from None
     except NoToken as error:
         raise Refused(NO_TOKEN, str(error)) from None
-    except Transient as error:
-        raise Refused(TRY_LATER, str(error)) from None
+    except Transient:  # why is for the log: whoever has no token yet learns nothing of the inside
+        raise Refused(TRY_LATER, "tokens cannot be judged now: try again soon") from None
 
 
 async def _first_message(socket: WebSocket) -> str:
@@ -165,8 +166,8 @@ class Places:
     @contextmanager
     def taken(self, token: str | None) -> Iterator[None]:
         """A place until the block ends. Raises Refused."""
-        if self.open >= settings().sockets:
-            raise Refused(TRY_LATER, f"{settings().sockets} sockets are open (REDIRECT_SOCKETS)")
+        if self.open >= (most := most_sockets()):
+            raise Refused(TRY_LATER, f"{most} sockets are open (REDIRECT_SOCKETS, or the limit of open files)")
         if token and self._taken[token] >= settings().sockets_per_token:
             raise Refused(TOO_MANY, f"this token has {settings().sockets_per_token} sockets already")
         self._count(token, 1)

@@ -6,10 +6,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import structlog
 from amqp.exceptions import MessageNacked, RecoverableConnectionError
 from kombu.transport import pyamqp
 
 from worker.broker import VerifiedConnection
+from worker.guard.amqp_frames import readable_frames
+
+log = structlog.get_logger(__name__)
 
 # Seconds for RabbitMQ to confirm a message whose sender named no bound of its own. A node whose memory or disk alarm
 # rings stops reading and says nothing: unbounded, whoever publishes stands still with it.
@@ -75,6 +79,13 @@ class Channel(pyamqp.Channel):
             if awaited == number or (multiple and awaited < number):
                 self._awaited[awaited] = taken
 
+    def basic_consume(self, *args: Any, no_ack: bool = False, callback: Any = None, **kwargs: Any) -> Any:
+        """Where nothing is acknowledged come commands and events, which anybody can publish: one that cannot be read
+        is dropped. (Celery's gossip would end the worker over it.)
+        """
+        heard = partial(_heard, callback) if no_ack and callback else callback
+        return super().basic_consume(*args, no_ack=no_ack, callback=heard, **kwargs)
+
     def wait(self, method: Any, callback: Any = None, timeout: float | None = None, returns_tuple: bool = False) -> Any:
         """For the answer to a method. py-amqp waits for ever, and a node in an alarm gives none."""
         with self._given_up_in_silence():
@@ -91,10 +102,22 @@ class Channel(pyamqp.Channel):
             raise
 
 
+def _heard(callback: Any, message: Any) -> None:
+    try:
+        callback(message)
+    except (*pyamqp.Transport.connection_errors, *pyamqp.Transport.channel_errors):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it: it is no event, and nobody counts on it
+        log.warning("a control message that cannot be read", action="control_dropped", error=repr(error))
+
+
 class Connection(VerifiedConnection):
-    """A connection of such channels."""
+    """A connection of such channels, which survives what it cannot read."""
 
     Channel = Channel
+
+    def __init__(self, host: str, **options: Any) -> None:
+        super().__init__(host, **{"frame_handler": readable_frames} | options)
 
 
 class Transport(pyamqp.Transport):

@@ -8,6 +8,9 @@ from typing import Any
 
 from kombu import compression
 
+# Bytes of a body, before it is decoded: 160,000 small events, and what RabbitMQ lets pass. Decoding takes a multiple of
+# it in memory, and all other messages wait meanwhile.
+LARGEST = 16 * 1024 * 1024
 _BOUNDED: dict[str, Callable[[], Any]] = {
     "application/x-gzip": zlib.decompressobj,
     "application/x-bz2": bz2.BZ2Decompressor,

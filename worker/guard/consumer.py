@@ -1,23 +1,31 @@
 """The consumer class (`worker_consumer`): a gate before Celery's own, where what Celery would choke on is parked."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import structlog
 from celery.worker.consumer import Consumer
+from celery.worker.loops import asynloop, synloop
 
-from worker.guard.compression import bound_decompression
+from worker.failpoints import reach
+from worker.guard.amqp_frames import UNREADABLE
+from worker.guard.compression import LARGEST
 from worker.guard.grouping import WaitingRoom
-from worker.guard.parking import LIST_ITEM, REDIRECT, park, queue_of, whole
+from worker.guard.parking import LIST_ITEM, MAINTENANCE, REDIRECT, park, queue_of, whole
+from worker.guard.pool import Pool
 from worker.guard.shape import admitted, expired, in_short, problem
+from worker.guard.signals import Signals
 
 log = structlog.get_logger(__name__)
 
-# Bytes of a body, before it is decoded: 160,000 small events, and what RabbitMQ lets pass. Decoding takes a multiple of
-# it in memory, and all other messages wait meanwhile.
-LARGEST = 16 * 1024 * 1024
 # Seconds that the events for Flower wait, so that several go in one message, and behind the work.
 EVENTS_WITHIN = 0.1
+# Seconds, at most, from one try to reach the broker to the next. Celery's own grow to 30, all of which redirects would
+# wait after an outage of some minutes.
+TRY_AGAIN_WITHIN = 5
+# A beat that is newer than this worker, and carries nothing that could be lost.
+NEWER_BEAT = "this version does not know what beat asks for"
 
 
 class GuardedConsumer(Consumer):
@@ -27,9 +35,21 @@ class GuardedConsumer(Consumer):
     waiting_room: WaitingRoom | None = None
     _events_due = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        bound_decompression(LARGEST)
-        super().__init__(*args, **kwargs)
+    def start(self) -> None:
+        self._signals = Signals()
+        self._signals.take_over()
+        super().start()
+
+    def loop(self, *args: Any) -> None:
+        if self.hub is None:
+            synloop(*args)
+            return
+        with self._signals.waiting_for(self.hub):
+            asynloop(*args)
+
+    def ensure_connected(self, conn: Any) -> Any:
+        conn.ensure_connection = partial(conn.ensure_connection, interval_max=TRY_AGAIN_WITHIN)
+        return super().ensure_connected(conn)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **kwargs)
@@ -37,9 +57,10 @@ class GuardedConsumer(Consumer):
         broken = tuple(kind for kind in self.connection_errors + self.channel_errors if kind is not KeyError)
 
         def guarded(message: Any) -> None:
+            reach("after_delivery")
             received = message.headers
             if (wrong := self._wrong(message)) is not None:
-                self._park(message, wrong)
+                self._pass_over(message) if wrong is NEWER_BEAT else self._park(message, wrong)
                 return
             if self._is_expired_redirect(message):
                 self._park_expired(message)
@@ -69,11 +90,27 @@ class GuardedConsumer(Consumer):
         self._flush_events()  # what cannot be sent it keeps to itself
         super().shutdown()
 
+    def cancel_active_requests(self) -> None:
+        """Of a cold shutdown: what was written to a process by half is written whole first.
+
+        Celery would write that the process should end in the middle of it, and wait for ever for one that waits for the
+        other half.
+        """
+        if isinstance(self.pool, Pool):
+            self.pool.finish_writing()
+        super().cancel_active_requests()
+
     def on_close(self) -> None:
         super().on_close()
         self._events_due = False  # the timer may have gone with the connection
         if self.waiting_room is not None:
-            self.waiting_room.disconnected(delivered_again=not self.app.conf.broker_url.startswith("redis"))
+            self.waiting_room.close()
+
+    def stop(self) -> None:
+        """It is told to go, and reads no more; the processes finish what they have. The rest is for somebody else."""
+        super().stop()
+        if self.waiting_room is not None and self.connection is not None:
+            self.waiting_room.give_back(self.connection_errors)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         self._park(message, f"the body should be JSON: {exc}")
@@ -88,7 +125,7 @@ class GuardedConsumer(Consumer):
         self._park(message, f"the task message is invalid: {exc}")
 
     def _wrong(self, message: Any) -> str | None:
-        if message.content_type == LIST_ITEM:
+        if message.content_type in (LIST_ITEM, UNREADABLE):
             return str(message.headers.get("problem"))
         if len(message.body or b"") > LARGEST:
             return f"the body should be at most {LARGEST} bytes: send the events in several messages"
@@ -96,11 +133,13 @@ class GuardedConsumer(Consumer):
             payload = message.payload
         except Exception as error:  # noqa: BLE001 - a decoder may raise anything; the bytes are at fault, not the worker
             return f"the body should be JSON: {type(error).__name__}: {error}"
-        return problem(message.headers, payload) or self._misfit(*_call(message))
+        return problem(message.headers, payload) or self._misfit(queue_of(message), *_call(message))
 
-    def _misfit(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> str | None:
+    def _misfit(self, queue: str, name: str, args: list[Any], kwargs: dict[str, Any]) -> str | None:
         """What keeps this call from its task. Celery's own tasks run others, and would run them past this gate."""
         task = self.app.tasks.get(name)
+        if task is None and queue == MAINTENANCE and not (args or kwargs):
+            return NEWER_BEAT
         if task is None or name.startswith("celery."):
             return f"there is no task named {name!r}"
         try:
@@ -118,6 +157,10 @@ class GuardedConsumer(Consumer):
         events = [*args, *([kwargs] if kwargs else [])]
         error = f"the message expired at {_fields(message)['expires']}: send it again if it still holds"
         park(events, error, queue_of(message), code="expired", then=lambda: self._let_go(message))
+
+    def _pass_over(self, message: Any) -> None:
+        log.warning(NEWER_BEAT, action="wish_passed_over", task=_fields(message)["task"])
+        self._let_go(message)
 
     def _park(self, message: Any, error: str) -> None:
         park([whole(message)], error, queue_of(message), then=lambda: self._let_go(message))

@@ -1,52 +1,143 @@
 """What is in hand: taken off a Redis list, and not acknowledged yet."""
 
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
-from uuid import uuid4
 
 import structlog
 from kombu.transport import redis, virtual
 from kombu.utils.json import dumps
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ResponseError
+
+from worker.failpoints import reach
+from worker.guard.taking import TAKEN, Abandoned
 
 log = structlog.get_logger(__name__)
 
-# Taken off their lists when the connection was lost, before it could be noted: the message, and its queue. They are
-# nowhere but here until the next connection puts them back.
-ADRIFT: list[tuple[Any, str]] = []
+# All that hold something; a worker has one for each connection that it consumes from.
+HANDS: list["QoS"] = []
+
+
+class _BrokersTime:
+    """Seconds since 1970 by the broker's clock, as far as it was heard; in between by this machine's steady one.
+
+    kombu asks the machine. One that is an hour ahead takes all that others have in hand for abandoned, every five
+    seconds; and what itself had in hand when it was killed comes back an hour late.
+    """
+
+    def __init__(self) -> None:
+        self._ahead = time.time() - time.monotonic()
+
+    def __call__(self) -> float:
+        return time.monotonic() + self._ahead
+
+    def hear(self, client: Any) -> None:
+        with suppress(ResponseError):  # an account that may not ask
+            seconds, microseconds = client.time()
+            self._ahead = seconds + microseconds / 1e6 - time.monotonic()
+
+
+# kombu uses it for the notes of what is in hand, and for nothing else.
+redis.time = _brokers_time = _BrokersTime()
 
 
 class QoS(redis.QoS):
-    """kombu's list of what is in hand."""
+    """kombu's list of what is in hand, which outlives its connection: what it holds then is put back by the next one.
+
+    RabbitMQ does so by itself. Redis would only after the visibility timeout, and what it could not note, never.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Done, but Redis does not know it yet.
+        self._done: set[str] = set()
+        # Delivery tag -> the item on TAKEN, until it is noted.
+        self.moved: dict[str, bytes] = {}
+        self._abandoned = Abandoned()
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Put back what is abandoned: before the first message is taken, and every `unacked_restore_interval`."""
+        with self.channel.conn_or_acquire() as client:
+            _brokers_time.hear(client)
+            with suppress(ResponseError):  # an account that may not, or a full Redis
+                self._abandoned.give_back(client)
+        super().restore_visible(*args, **kwargs)
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Note it in Redis, for the case that this worker is killed. A full Redis refuses; then it is done unnoted.
 
         It is off its list already: kombu's way, to give up (and Celery's, to end the worker), would lose it for sure.
         """
+        reach("after_pop_before_note")
+        if self not in HANDS:
+            HANDS.append(self)
+        item = self.moved.pop(delivery_tag, None)
         try:
-            super().append(message, delivery_tag)
+            self._note(message, delivery_tag, item)
         except ResponseError as refused:
             log.warning("the broker takes no notes", action="delivery_not_noted", error=str(refused))
+        finally:
             virtual.QoS.append(self, message, delivery_tag)
-        except (RedisError, OSError):
-            ADRIFT.append((message._raw, message.delivery_info["routing_key"]))
-            raise
+
+    def _note(self, message: Any, tag: str, item: bytes | None) -> None:
+        info = message.delivery_info
+        with self.pipe_or_acquire() as pipe:
+            pipe.zadd(self.unacked_index_key, {tag: _brokers_time()})
+            pipe.hset(self.unacked_key, tag, dumps([message._raw, info["exchange"], info["routing_key"]]))
+            if item is not None:
+                pipe.lrem(TAKEN, -1, item)
+            pipe.execute()
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge it, and what could not be before: until the visibility timeout nobody else would.
+
+        A Redis that refuses (a replica) is told with the next one; Celery would end the worker.
+        """
+        self._done.add(delivery_tag)
+        try:
+            with self.pipe_or_acquire() as pipe:
+                for tag in self._done:
+                    self._remove_from_indices(tag, pipe)
+                pipe.execute()
+        except ResponseError as refused:
+            log.warning("the broker takes no notes", action="delivery_not_noted", error=str(refused))
+            return
+        while self._done:
+            virtual.QoS.ack(self, self._done.pop())
+
+    def restore_unacked(self, client: Any = None) -> None:  # type: ignore[override]  # kombu's Redis has no list of errors
+        """Put all of it back on its lists, the oldest as the next to be read. Raises what the connection says.
+
+        Whether or not it is noted: the note may be lost too. What runs now, or was put back and only the answer is
+        lost, comes twice: that changes nothing.
+        """
+        self._flush()
+        with self.channel.conn_or_acquire(client) as redis_client:
+            while self._delivered:
+                tag, message = next(reversed(self._delivered.items()))
+                self._put_back(redis_client.pipeline(), tag, message)
+                del self._delivered[tag]
+
+    def _put_back(self, pipe: Any, tag: str, message: Any) -> None:
+        self._remove_from_indices(tag, pipe)
+        if tag not in self._done:
+            info = message.delivery_info
+            self.channel._do_restore_message(message._raw, info["exchange"], info["routing_key"], pipe)
+        pipe.execute()
 
 
-def put_back(client: Any) -> None:
-    """Put what a lost connection left in our hands back on its list, the next to be read.
-
-    It may be noted after all, if only the answer was lost: then it comes twice, which changes nothing.
-    """
-    while ADRIFT:
-        message, queue = ADRIFT[-1]
-        client.rpush(queue, dumps(message))
-        ADRIFT.pop()
-        log.warning("a message that the lost connection had left here is put back", action="delivery_put_back")
+def take_over(mine: virtual.QoS, client: Any) -> None:
+    """Put back what the connections before this one had in hand when they were lost."""
+    for hand in [hand for hand in HANDS if hand.channel.connection is not mine.channel.connection]:
+        if hand._delivered:
+            messages = len(hand._delivered)
+            hand.restore_unacked(client)
+            log.warning("put back: what the lost connection had in hand", action="delivery_put_back", messages=messages)
+        HANDS.remove(hand)
 
 
-def delivered(properties: Mapping[str, Any], queue: str) -> dict[str, Any]:
+def delivered(properties: Mapping[str, Any], queue: str, tag: str) -> dict[str, Any]:
     """The properties, those of the delivery our own.
 
     A tag that two messages share acknowledges both with the first; a message that is put back (its worker was killed)
@@ -56,6 +147,6 @@ def delivered(properties: Mapping[str, Any], queue: str) -> dict[str, Any]:
     info = properties.get("delivery_info")
     redelivered = isinstance(info, Mapping) and info.get("redelivered") is True
     return kept | {
-        "delivery_tag": str(uuid4()),
+        "delivery_tag": tag,
         "delivery_info": {"exchange": "", "routing_key": queue, "redelivered": redelivered},
     }

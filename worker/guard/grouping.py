@@ -55,8 +55,6 @@ class WaitingRoom:
     def __init__(self, queue_for_pool: Callable[[Any], object]) -> None:
         self._queue_for_pool = queue_for_pool
         self._waiting: deque[Any] = deque()
-        # Given to the pool, and as far as we know not begun by a process.
-        self._given: list[Any] = []
         self._queued = False
         self.open = True
 
@@ -69,7 +67,7 @@ class WaitingRoom:
         self.call_for_pool()
 
     def call_for_pool(self) -> None:
-        if self._waiting and not self._queued:
+        if self._waiting and self.open and not self._queued:
             self._queued = True
             self._queue_for_pool(Run(self))
 
@@ -78,7 +76,7 @@ class WaitingRoom:
         self._queued = False
         together: list[Any] = []
         events = size = 0
-        while self._waiting:
+        while self._waiting and self.open:
             first = self._waiting[0]
             events += len(first.events)
             size += len(first.message.body or b"")
@@ -87,32 +85,24 @@ class WaitingRoom:
             self._waiting.popleft()
             if not first.revoked():
                 together.append(first)
-        self._given = [*_unbegun(self._given), *together]
         return together
 
     def alone(self, request: Any) -> None:
         """Queue for a process of its own."""
         self._queue_for_pool(request)
 
-    def disconnected(self, delivered_again: bool) -> None:
-        """The connection is lost, and with it the right to acknowledge, and Celery has emptied the queue for the pool.
+    def close(self) -> None:
+        """The connection is lost, or the worker is told to go: no more is run of what waits here.
 
-        If the broker delivers all of it again at once, what waits is dropped. If it does so only after minutes (the
-        visibility timeout of a Redis broker), what waits runs now, and what the pool had not begun: the second delivery
-        changes nothing.
+        Without the connection it is delivered again: by RabbitMQ itself; what a Redis broker had handed out is put back
+        by the next connection (guard/delivery.py).
         """
-        self._queued = False
-        if delivered_again:
-            self._waiting.clear()
-            self.open = False
-        else:
-            self._waiting.extendleft(reversed(_unbegun(self._given)))
-        self._given = []
-        self.call_for_pool()
+        self.open = False
 
-
-def _unbegun(requests: Sequence[Any]) -> list[Any]:
-    return [request for request in requests if request.time_start is None]
+    def give_back(self, connection_errors: tuple[type[Exception], ...]) -> None:
+        """To its queue, over the connection that is still there: else it would wait until the worker has ended."""
+        while self._waiting:
+            self._waiting.popleft().message.reject_log_error(log, connection_errors, requeue=True)
 
 
 class Run:

@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 
 # The one task whose messages carry events: whatever becomes of them, they are kept. The others only ring.
 REDIRECT = "redirect_conversation"
+# The queue of what beat asks for.
+MAINTENANCE = "maintenance"
 REDIRECTS = "redirects"
 # The content type under which the Redis transport hands on a list item that is no message.
 LIST_ITEM = "application/x-list-item"

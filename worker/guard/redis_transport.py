@@ -5,33 +5,41 @@ kombu takes the item off the list before it reads it, so an item that it cannot 
 parks: until then it is unacknowledged like any other, and nothing that happens to the worker loses it.
 """
 
-import binascii
-import json
-from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from contextlib import suppress
 from queue import Empty
 from typing import Any
+from uuid import uuid4
 
 import structlog
 from kombu.transport import redis
-from kombu.utils.json import loads
 from redis.exceptions import ConnectionError as Unreachable
 
-from worker.guard.delivery import ADRIFT, QoS, delivered, put_back
-from worker.guard.parking import LIST_ITEM
-from worker.guard.shape import DEEPEST, too_deep
+from worker.guard.delivery import HANDS, QoS, delivered, take_over
+from worker.guard.envelope import readable
+from worker.guard.taking import QUEUE, Poller, Taking
 
 log = structlog.get_logger(__name__)
-
-# Bytes, before anything reads it: twice what the gate lets pass, which comes in base64. JSON takes up to 20 times its
-# length in memory.
-LARGEST = 32 * 1024 * 1024
 
 
 class Channel(redis.Channel):
     """kombu's channel with a check between Redis and kombu's decoder."""
 
     QoS = QoS
+
+    # How QUEUE is read; kombu reads the others.
+    taking: Taking | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.taking = Taking(self)
+
+    def _update_queue_cycle(self) -> None:
+        self._queue_cycle.update([queue for queue in self.active_queues if queue != QUEUE])
+
+    def _on_connection_disconnect(self, connection: Any) -> None:
+        if self.taking and self.taking.client.connection is connection:
+            self.taking.asked = None
+        super()._on_connection_disconnect(connection)
 
     def _get_client(self) -> Any:
         return _checked(super()._get_client())
@@ -45,10 +53,25 @@ class Channel(redis.Channel):
         return super()._connparams(asynchronous=asynchronous)
 
     def _brpop_start(self, *args: Any, **kwargs: Any) -> Any:
-        if ADRIFT:
+        if HANDS and [self.qos] != HANDS:
             with self.conn_or_acquire() as client:
-                put_back(client)
+                take_over(self.qos, client)
         return super()._brpop_start(*args, **kwargs)
+
+    def _basic_cancel(self, consumer_tag: str) -> Any:
+        """With the last queue: what Redis hands out until then goes back at once.
+
+        It has been asked to wait for up to a second. kombu would look at its answer when the worker has ended.
+        """
+        answer = super()._basic_cancel(consumer_tag)
+        if not self._active_queues:
+            if self._in_poll:
+                with suppress(Empty):
+                    self._brpop_read()
+            if self.taking and self.taking.asked:
+                with suppress(Empty):
+                    self.taking.read()
+        return answer
 
     def _receive_one(self, client: Any) -> Any:
         """One message of the control channel (Flower, `celery control`), which anybody can publish on."""
@@ -67,8 +90,12 @@ class Transport(redis.Transport):
 
     Channel = Channel
 
-    def _deliver(self, message: Any, queue: Any) -> None:
-        message["properties"] = delivered(message["properties"], queue)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def _deliver(self, message: Any, queue: Any, tag: str | None = None) -> None:
+        message["properties"] = delivered(message["properties"], queue, tag or str(uuid4()))
         super()._deliver(message, queue)
 
 
@@ -78,55 +105,6 @@ def _checked(client_class: Any) -> Any:
 
         def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
             answer = super().parse_response(connection, command_name, **options)
-            if command_name != "BRPOP" or not answer or (wrong := envelope_problem(answer[1])) is None:
-                return answer
-            return answer[0], _as_message(answer[1], wrong)
+            return (answer[0], readable(answer[1])) if command_name == "BRPOP" and answer else answer
 
     return Client
-
-
-def _as_message(item: bytes, wrong: str) -> bytes:
-    reason = f"a raw item on the list: {wrong}; other producers than Celery and kombu use HTTP"
-    properties = {"body_encoding": "base64"}
-    message = {"body": b64encode(item).decode(), "content-type": LIST_ITEM, "content-encoding": "binary"}
-    return json.dumps(message | {"headers": {"problem": reason}, "properties": properties}).encode()
-
-
-def envelope_problem(item: bytes) -> str | None:
-    """What keeps kombu from reading this list item, or from putting it back, or None."""
-    if len(item) > LARGEST:
-        return f"it should be at most {LARGEST} bytes"
-    try:
-        message = loads(item.decode())
-    except Exception as error:  # noqa: BLE001 - kombu's decoder makes dates, numbers and bytes of what it finds
-        return f"it should be JSON: {type(error).__name__}"
-    if not isinstance(message, dict):
-        return "it should be a JSON object"
-    if too_deep(message):
-        return f"it should be nested at most {DEEPEST} levels deep"
-    return _parts_problem(message)
-
-
-def _parts_problem(message: Mapping[str, Any]) -> str | None:
-    properties = message.get("properties")
-    if not isinstance(properties, dict) or not isinstance(properties.get("delivery_info"), dict):
-        return "it should have properties with delivery_info"
-    if not isinstance(properties.get("delivery_tag"), str):
-        return "it should have a delivery_tag"
-    # Not null: kombu reads that, and cannot put it back.
-    if not isinstance(message.get("headers", {}), dict):
-        return "its headers should be an object"
-    return _body_problem(message.get("body"), properties.get("body_encoding"))
-
-
-def _body_problem(body: object, encoding: object) -> str | None:
-    if not isinstance(body, str):
-        return "its body should be text"
-    if encoding not in (None, "base64", "utf-8"):
-        return "its body_encoding should be base64"
-    try:
-        if encoding == "base64":
-            b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        return "its body should be base64"
-    return None

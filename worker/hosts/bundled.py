@@ -13,8 +13,8 @@ from worker.db.session import engine
 from worker.effects import Effect
 from worker.failpoints import reach
 from worker.hosts import Host
-from worker.redirects import State
-from worker.redis_client import FARTHEST, key, mget, run
+from worker.redirects import FARTHEST, State
+from worker.redis_client import key, mget, run
 
 # Compare and set by version, so that a late writer never brings an old owner back. What is not ours is overwritten (no
 # JSON, no version, none that is a whole number, one that is too far ahead, our version with other words): the state is
@@ -82,7 +82,7 @@ def _shown(held: bytes | None, state: State) -> tuple[int | None, bool]:
         version = int(there["version"])
     except (ValueError, TypeError, KeyError):
         return None, False
-    return version if abs(version - state.version) < FARTHEST else None, there == orjson.loads(value(state))
+    return version if abs(version - state.version) <= FARTHEST else None, there == orjson.loads(value(state))
 
 
 PUBLISH = """

@@ -45,6 +45,8 @@ def _pass_on(forward: Forward) -> int:
     """The number of rows taken. If it fails anywhere, all of them are still in the outbox."""
     with translated(), engine().begin() as connection:
         bodies = outbox.take(connection, settings().batch)
+        if bodies:
+            reach("intake_after_take_before_publish")
         unpacked = [unpack(body) for body in bodies]
         for body, why in (refused for found in unpacked for refused in found.refused):
             rejected.insert(connection, rejected.row(body, why.code, why.error, SOURCE))

@@ -16,6 +16,7 @@ from worker.db import rejected
 from worker.db.session import engine
 from worker.errors import Permanent, Rejected, Transient
 from worker.failpoints import reach
+from worker.guard.amqp_frames import UNREADABLE
 from worker.intake.amqp import Amqp
 from worker.intake.delivery import Delivery, Source
 from worker.intake.forward import WAITS, Forward, Stopped
@@ -110,6 +111,9 @@ def _sorted(deliveries: Iterable[Delivery], refused: _Refused) -> tuple[list[str
 
 
 def _unpacked(delivery: Delivery) -> Unpacked:
+    if delivery.content_type == UNREADABLE:
+        kept = {"headers": delivery.headers, "body": rejected.storable(delivery.body)}
+        return Unpacked(refused=[(kept, Rejected("malformed", str(delivery.headers.get("problem"))))])
     try:
         return unpack(delivery.body, delivery.content_type, delivery.headers)
     except Exception as error:

@@ -18,6 +18,7 @@ from worker.db import counters, history, side_effects
 from worker.db.counters import Count
 from worker.db.session import engine
 from worker.errors import Permanent, Transient
+from worker.failpoints import reach
 from worker.hosts import host
 from worker.policy import POLICIES
 from worker.reconcile import Reconciler
@@ -48,6 +49,7 @@ def retry_side_effects() -> dict[str, Any]:
     _count_sweep()
     if _of_the_host(host().tend):
         kinds = list(POLICIES)
+    reach("mid_sweep")
     return {"rung": ring(kinds, "sweep")} if kinds else {}
 
 

@@ -12,8 +12,8 @@ from config.settings import settings
 from worker.errors import Transient
 from worker.failpoints import reach
 from worker.hosts.pilito import flag
-from worker.redirects import State
-from worker.redis_client import CHUNK, FARTHEST, mget, run
+from worker.redirects import FARTHEST, State
+from worker.redis_client import CHUNK, mget, run
 
 # Rounds for flags that the host writes while we do. Each round is one more read and write, within milliseconds.
 TRIES = 5
