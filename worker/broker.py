@@ -43,7 +43,7 @@ class VerifiedConnection(pyamqp.Connection):
     def collect(self) -> None:
         """In a fork, let go of what the parent has opened: py-amqp would shut it down for the parent too.
 
-        (kombu has every new process of a pool collect the connections that it was born with.)
+        (kombu has every new process of a pool collect those of its pools that it was born with.)
         """
         if self._transport is not None and self._opened_by != os.getpid():
             self._transport.sock.close()

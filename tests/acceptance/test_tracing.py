@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -113,6 +114,10 @@ def _by_sql(service: Service, _web: Gateway, header: str) -> None:
 WAYS: list[Callable[[Service, Gateway, str], None]] = [_by_client, _by_json_queue, _by_cloudevent, _by_http, _by_sql]
 
 
+def _ended(spans: Iterable[Any], name: str, trace: int) -> bool:
+    return any(span.name == name and int.from_bytes(span.trace_id) == trace for span in list(spans))
+
+
 def test_every_way_in_is_in_the_trace_of_its_producer(service: Service) -> None:
     """The client, a message's header, a CloudEvent's attribute, a request's header, and a field of the event."""
     with collector() as (address, spans):
@@ -125,8 +130,9 @@ def test_every_way_in_is_in_the_trace_of_its_producer(service: Service) -> None:
                 while (frame := receive(live))["conversation_id"] != f"c{number}":  # a frame may come twice
                     assert frame["conversation_id"] == f"c{number - 1}"
                 assert frame["traceparent"].split("-")[1] == f"{number:032x}", way.__name__
-            traces = {bytes.fromhex(f"{number:032x}") for number in range(1, len(WAYS) + 1)}
-            eventually(lambda: {span.trace_id for span in spans if span.name == "live frame"} == traces)
+                # Until it has ended, it writes what comes next too, in this trace.
+                eventually(partial(_ended, spans, "notify_websocket", number))
+            eventually(lambda: all(_ended(spans, "live frame", number) for number in range(1, len(WAYS) + 1)))
     begun = [span for span in spans if span.name == "redirect_conversation"]
     assert {span.parent_span_id.hex() for span in begun} == {PRODUCER}
 

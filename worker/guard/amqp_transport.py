@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from amqp.exceptions import MessageNacked, RecoverableConnectionError
+from billiard.util import register_after_fork
 from kombu.transport import pyamqp
 
 from worker.broker import VerifiedConnection
@@ -112,12 +113,13 @@ def _heard(callback: Any, message: Any) -> None:
 
 
 class Connection(VerifiedConnection):
-    """A connection of such channels, which survives what it cannot read."""
+    """A connection of such channels, which survives what it cannot read; a new process of the pool has none of it."""
 
     Channel = Channel
 
     def __init__(self, host: str, **options: Any) -> None:
         super().__init__(host, **{"frame_handler": readable_frames} | options)
+        register_after_fork(self, Connection.collect)
 
 
 class Transport(pyamqp.Transport):

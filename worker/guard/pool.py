@@ -1,4 +1,7 @@
-"""The pool (`worker_pool`): Celery's prefork, which forgets no call that a process has been given, and ends."""
+"""The pool (`worker_pool`): Celery's prefork, which forgets no call that a process has been given, and ends.
+
+A process that replaces another is forked off a worker in operation, and keeps no descriptor of it.
+"""
 
 import os
 import signal
@@ -6,11 +9,14 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from billiard import current_process
 from billiard.exceptions import SoftTimeLimitExceeded
+from billiard.util import register_after_fork
 from celery._state import get_current_task
 from celery.concurrency import asynpool
 from celery.concurrency.asynpool import AsynPool, _get_job_writer, _select
 from celery.concurrency.prefork import TaskPool
+from kombu.asynchronous import get_event_loop
 
 # Seconds in which a process reads what is written to it.
 READ_WITHIN = 2
@@ -34,6 +40,24 @@ def _soft_time_limit(*_: object) -> None:
 
 class _Processes(AsynPool):
     Worker = _Process
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        register_after_fork(self, _Processes._let_go)  # first: the first processes are forked in here
+        super().__init__(*args, **kwargs)
+
+    def _let_go(self) -> None:
+        """In a new process: of the event loop, whose list of descriptors is the parent's, and of all other processes.
+
+        (Channels and connections of the broker let go of themselves.)
+        """
+        _let_go_of_loop(get_event_loop())
+        for queues, owner in self._queues.items():
+            if owner is not current_process():
+                for queue in filter(None, queues):
+                    queue.close()
+        for process in self._pool:
+            if process is not current_process():
+                _let_go_of_end(process)
 
     def _create_timelimit_handlers(self, hub: Any) -> None:
         super()._create_timelimit_handlers(hub)
@@ -106,3 +130,16 @@ class Pool(TaskPool):
 
 def _is_given(job: Any) -> bool:
     return job._write_to is not None and _get_job_writer(job) is None
+
+
+def _let_go_of_loop(hub: Any) -> None:
+    if hub is not None:
+        hub.poller.close()
+        if hub._waker is not None:
+            hub._waker.close()
+
+
+def _let_go_of_end(process: Any) -> None:
+    process._popen.close()
+    if (watched := getattr(process, "_sentinel_poll", None)) is not None:
+        os.close(watched)

@@ -5,6 +5,7 @@ kombu takes the item off the list before it reads it, so an item that it cannot 
 parks: until then it is unacknowledged like any other, and nothing that happens to the worker loses it.
 """
 
+import os
 from contextlib import suppress
 from queue import Empty
 from typing import Any
@@ -51,6 +52,14 @@ class Channel(redis.Channel):
         if getattr(self.connection, "client", None) is None:
             raise Unreachable("the connection to the broker is closed")
         return super()._connparams(asynchronous=asynchronous)
+
+    def _after_fork(self) -> None:
+        """In a new process, let go of the parent's sockets. (redis-py forgets them there, and closes none.)"""
+        poller: Any = self.connection.cycle
+        poller.poller.close()  # first: what is closed leaves this list, which is the parent's too
+        for pool in filter(None, (self._pool, self._async_pool)):
+            pool.pid = os.getpid()
+        super()._after_fork()
 
     def _brpop_start(self, *args: Any, **kwargs: Any) -> Any:
         if HANDS and [self.qos] != HANDS:
