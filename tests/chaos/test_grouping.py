@@ -62,8 +62,7 @@ def test_invariant_1_a_redis_broker_goes_twice_under_a_full_waiting_room(service
                 service.send(event(name))
             for connections in (1, 2):
                 eventually(partial(connected, worker, connections))
-                # What Redis hands out in the moment it stops is lost: docs/reliability.md.
-                eventually(lambda: service.broker.llen("redirects") == 0)
+                eventually(lambda: service.broker.llen("redirects") == 0)  # all of it is in hand
                 embedded.stop(home, ["broker"])
                 embedded.start(home, ["broker"])
             eventually(partial(all_applied, service, names(60)), within=40)

@@ -177,8 +177,7 @@ def test_invariant_4_the_broker_restarts_under_a_busy_worker(
             private.send(*[event(number, f"conversation-{number}") for number in range(100)])
             for number in range(100, 140):
                 private.send(event(number, f"conversation-{number}"))
-            # What Redis hands out in the moment it stops is lost: docs/reliability.md.
-            eventually(lambda: private.broker.llen("redirects") == 0)
+            eventually(lambda: private.broker.hlen("unacked") > 0)
             embedded.stop(home, ["broker"])
             embedded.start(home, ["broker"])
             private.send(event(140, "conversation-140"))
