@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ def consumer(url: str, met: list[str]) -> Any:
     return reader
 
 
+def publish(url: str, bodies: Sequence[str]) -> None:
+    with Connection(url) as connection:
+        for body in bodies:
+            Producer(connection).publish(body, routing_key="redirects", declare=[REDIRECTS])
+
+
 def read(reader: Any, within: float) -> None:
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
@@ -94,21 +100,21 @@ def test_what_has_nobody_goes_back_as_the_next(own_broker: tuple[str, Path], mon
     """Its reader died between the two steps; another looks now and then at what was taken."""
     url, _ = own_broker
     monkeypatch.setattr(taking, "ABANDONED_AFTER", 0.3)
-    with Connection(url) as connection, Redis.from_url(url) as broker:
-        for body in ("first", "second"):
-            Producer(connection).publish(body, routing_key="redirects", declare=[REDIRECTS])
-        broker.lmove("redirects", taking.TAKEN, "RIGHT", "LEFT")
+    publish(url, ["first", "second", "third"])
+    with Redis.from_url(url) as broker:
+        for _ in range(2):
+            broker.lmove("redirects", taking.TAKEN, "RIGHT", "LEFT")
         abandoned = taking.Abandoned()
         abandoned.give_back(broker)
-        assert broker.llen(taking.TAKEN) == 1  # may be somebody's
+        assert broker.llen(taking.TAKEN) == 2  # may be somebody's
         time.sleep(0.3)
         taking.Abandoned().give_back(broker)
-        assert broker.llen(taking.TAKEN) == 1  # seen for the first time
+        assert broker.llen(taking.TAKEN) == 2  # seen for the first time
         abandoned.give_back(broker)
         assert broker.llen(taking.TAKEN) == 0
     met: list[str] = []
     read(consumer(url, met), within=1)
-    assert met == ["first", "second"]
+    assert met == ["first", "second", "third"]
 
 
 def test_what_was_noted_meanwhile_does_not_go_back(own_broker: tuple[str, Path]) -> None:
@@ -124,11 +130,7 @@ def test_what_is_on_its_way_when_the_reader_leaves_goes_back(own_broker: tuple[s
     reader = consumer(url, [])
     read(reader, within=0.3)
 
-    def publish() -> None:
-        with Connection(url) as connection:
-            Producer(connection).publish("late", routing_key="redirects", declare=[REDIRECTS])
-
-    late = threading.Timer(0.1, publish)
+    late = threading.Timer(0.1, publish, (url, ["late"]))
     late.start()
     reader.cancel()
     late.join()
@@ -174,3 +176,46 @@ def test_other_priorities_are_read_beside_a_steady_stream(service: Service) -> N
             thread.join()
         settled(service, ["p3", "p6", "p9"])
         assert service.broker.llen(taking.TAKEN) == 0
+
+
+def transactions(broker: Redis) -> int:
+    return int(broker.info("commandstats").get("cmdstat_exec", {}).get("calls", 0))
+
+
+def test_those_that_wait_are_noted_together_and_no_more_than_the_prefetch(own_broker: tuple[str, Path]) -> None:
+    url, _ = own_broker
+    waiting = [f"m{number}" for number in range(3 * taking.TOGETHER)]
+    prefetch = 2 * taking.TOGETHER
+    publish(url, waiting)
+    with Redis.from_url(url) as broker:
+        before = transactions(broker)
+        met: list[str] = []
+        reader = consumer(url, met)
+        reader.qos(prefetch_count=prefetch)
+        read(reader, within=1)
+        assert met == waiting[:prefetch]
+        assert broker.hlen("unacked") == prefetch and broker.llen("redirects") == len(waiting) - prefetch
+        assert not broker.exists(taking.TAKEN)
+        assert transactions(broker) - before <= 6
+
+
+def test_what_is_acknowledged_together_is_in_one_step(own_broker: tuple[str, Path]) -> None:
+    url, home = own_broker
+    publish(url, ["m1", "m2", "m3", "m4", "m5"])
+    reader = consumer(url, [])
+    read(reader, within=0.5)
+    tags = list(reader.channel.qos._delivered)
+    with Redis.from_url(url) as broker:
+        before = transactions(broker)
+        with reader.channel.together():
+            for tag in tags[:3]:
+                reader.channel.basic_ack(tag)
+            assert broker.hlen("unacked") == len(tags)
+        assert broker.hlen("unacked") == 2 and transactions(broker) - before == 1
+    embedded.stop(home, ["broker"])
+    with reader.channel.together():  # nobody to tell: told by the connection that comes next
+        reader.channel.basic_ack(tags[3])
+    embedded.start(home, ["broker"])
+    met: list[str] = []
+    read(consumer(url, met), within=1)
+    assert met == ["m5"]

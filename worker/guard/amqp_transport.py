@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -79,6 +79,10 @@ class Channel(pyamqp.Channel):
         for awaited in self._awaited:
             if awaited == number or (multiple and awaited < number):
                 self._awaited[awaited] = taken
+
+    def together(self) -> AbstractContextManager[None]:
+        """To acknowledge several messages: nothing waits for an answer here, so one by one will do."""
+        return nullcontext()
 
     def basic_consume(self, *args: Any, no_ack: bool = False, callback: Any = None, **kwargs: Any) -> Any:
         """Where nothing is acknowledged come commands and events, which anybody can publish: one that cannot be read

@@ -1,8 +1,8 @@
 """What is in hand: taken off a Redis list, and not acknowledged yet."""
 
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import structlog
@@ -11,7 +11,7 @@ from kombu.utils.json import dumps
 from redis.exceptions import ResponseError
 
 from worker.failpoints import reach
-from worker.guard.taking import TAKEN, Abandoned
+from worker.guard.taking import QUEUE, TAKEN, Abandoned
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +52,7 @@ class QoS(redis.QoS):
         super().__init__(*args, **kwargs)
         # Done, but Redis does not know it yet.
         self._done: set[str] = set()
-        # Delivery tag -> the item on TAKEN, until it is noted.
-        self.moved: dict[str, bytes] = {}
+        self._later = False
         self._abandoned = Abandoned()
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
@@ -64,41 +63,68 @@ class QoS(redis.QoS):
                 self._abandoned.give_back(client)
         super().restore_visible(*args, **kwargs)
 
-    def append(self, message: Any, delivery_tag: str) -> None:
-        """Note it in Redis, for the case that this worker is killed. A full Redis refuses; then it is done unnoted.
+    def hold(self, messages: Sequence[Any], items: Sequence[bytes] = ()) -> int:
+        """Note them in Redis, for the case that this worker is killed. `items`, in the same step, leave TAKEN.
 
-        It is off its list already: kombu's way, to give up (and Celery's, to end the worker), would lose it for sure.
+        A full Redis refuses; then they are in hand unnoted. They are off their list already: kombu's way, to give up
+        (and Celery's, to end the worker), would lose them for sure. Returns how many more wait on QUEUE, or 0.
         """
         reach("after_pop_before_note")
         if self not in HANDS:
             HANDS.append(self)
-        item = self.moved.pop(delivery_tag, None)
         try:
-            self._note(message, delivery_tag, item)
+            return self._note(messages, items)
         except ResponseError as refused:
             log.warning("the broker takes no notes", action="delivery_not_noted", error=str(refused))
+            return 0
         finally:
-            virtual.QoS.append(self, message, delivery_tag)
+            for message in messages:
+                virtual.QoS.append(self, message, message.delivery_tag)
 
-    def _note(self, message: Any, tag: str, item: bytes | None) -> None:
-        info = message.delivery_info
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if delivery_tag not in (self._delivered or ()):  # not held before its delivery
+            self.hold([message])
+
+    def _note(self, messages: Sequence[Any], items: Sequence[bytes]) -> int:
+        now = _brokers_time()
         with self.pipe_or_acquire() as pipe:
-            pipe.zadd(self.unacked_index_key, {tag: _brokers_time()})
-            pipe.hset(self.unacked_key, tag, dumps([message._raw, info["exchange"], info["routing_key"]]))
-            if item is not None:
+            pipe.zadd(self.unacked_index_key, {message.delivery_tag: now for message in messages})
+            pipe.hset(self.unacked_key, mapping={message.delivery_tag: _noted(message) for message in messages})
+            for item in items:
                 pipe.lrem(TAKEN, -1, item)
-            pipe.execute()
+            if not items:
+                pipe.execute()
+                return 0
+            pipe.llen(QUEUE)
+            return int(pipe.execute()[-1])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is acknowledged in this block, is in one step at its end. A lost connection is left to `take_over`."""
+        self._later = True
+        try:
+            yield
+        finally:
+            self._later = False
+            try:
+                self._acknowledge()
+            except self.channel.connection_errors as error:
+                log.warning("the broker takes no notes", action="delivery_not_noted", error=repr(error))
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge it, and what could not be before: until the visibility timeout nobody else would.
-
-        A Redis that refuses (a replica) is told with the next one; Celery would end the worker.
-        """
+        """Acknowledge it, and what could not be before: until the visibility timeout nobody else would."""
         self._done.add(delivery_tag)
+        if not self._later:
+            self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        """A Redis that refuses (a replica) is told with the next one; Celery would end the worker."""
+        if not self._done:
+            return
         try:
             with self.pipe_or_acquire() as pipe:
-                for tag in self._done:
-                    self._remove_from_indices(tag, pipe)
+                pipe.zrem(self.unacked_index_key, *self._done)
+                pipe.hdel(self.unacked_key, *self._done)
                 pipe.execute()
         except ResponseError as refused:
             log.warning("the broker takes no notes", action="delivery_not_noted", error=str(refused))
@@ -137,16 +163,6 @@ def take_over(mine: virtual.QoS, client: Any) -> None:
         HANDS.remove(hand)
 
 
-def delivered(properties: Mapping[str, Any], queue: str, tag: str) -> dict[str, Any]:
-    """The properties, those of the delivery our own.
-
-    A tag that two messages share acknowledges both with the first; a message that is put back (its worker was killed)
-    goes where its delivery_info says, and nowhere if no such exchange is known: both lose it.
-    """
-    kept = {name: value for name, value in properties.items() if isinstance(value, str | int)}
-    info = properties.get("delivery_info")
-    redelivered = isinstance(info, Mapping) and info.get("redelivered") is True
-    return kept | {
-        "delivery_tag": tag,
-        "delivery_info": {"exchange": "", "routing_key": queue, "redelivered": redelivered},
-    }
+def _noted(message: Any) -> str:
+    info = message.delivery_info
+    return dumps([message._raw, info["exchange"], info["routing_key"]])

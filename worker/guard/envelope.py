@@ -5,6 +5,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 from kombu.utils.json import loads
 
@@ -67,3 +68,18 @@ def _body_problem(body: object, encoding: object) -> str | None:
     except (binascii.Error, ValueError):
         return "its body should be base64"
     return None
+
+
+def delivered(properties: Mapping[str, Any], queue: str) -> dict[str, Any]:
+    """The properties, those of the delivery our own.
+
+    A tag that two messages share acknowledges both with the first; a message that is put back (its worker was killed)
+    goes where its delivery_info says, and nowhere if no such exchange is known: both lose it.
+    """
+    kept = {name: value for name, value in properties.items() if isinstance(value, str | int)}
+    info = properties.get("delivery_info")
+    redelivered = isinstance(info, Mapping) and info.get("redelivered") is True
+    return kept | {
+        "delivery_tag": str(uuid4()),
+        "delivery_info": {"exchange": "", "routing_key": queue, "redelivered": redelivered},
+    }

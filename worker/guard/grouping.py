@@ -147,9 +147,10 @@ class Run:
         if failed:
             self.on_failure(results)
             return
-        for member, result in zip(self._members, results, strict=True):
-            if not member._already_revoked:
-                member.on_success((0, result, runtime))
+        with self._members[0].message.channel.together():
+            for member, result in zip(self._members, results, strict=True):
+                if not member._already_revoked:
+                    member.on_success((0, result, runtime))
 
     def on_failure(self, exc_info: Any, **_: Any) -> None:
         """One of them may be poison: each runs by itself, where it fails and is kept by itself.

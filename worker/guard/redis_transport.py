@@ -6,17 +6,16 @@ parks: until then it is unacknowledged like any other, and nothing that happens 
 """
 
 import os
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from queue import Empty
 from typing import Any
-from uuid import uuid4
 
 import structlog
 from kombu.transport import redis
 from redis.exceptions import ConnectionError as Unreachable
 
-from worker.guard.delivery import HANDS, QoS, delivered, take_over
-from worker.guard.envelope import readable
+from worker.guard.delivery import HANDS, QoS, take_over
+from worker.guard.envelope import delivered, readable
 from worker.guard.taking import QUEUE, Poller, Taking
 
 log = structlog.get_logger(__name__)
@@ -82,6 +81,10 @@ class Channel(redis.Channel):
                     self.taking.read()
         return answer
 
+    def together(self) -> AbstractContextManager[None]:
+        """What is acknowledged in this block, is in one step at its end."""
+        return self.qos.together()  # type: ignore[no-any-return]
+
     def _receive_one(self, client: Any) -> Any:
         """One message of the control channel (Flower, `celery control`), which anybody can publish on."""
         lost = [kind for kind in self.connection_errors if kind is not KeyError]
@@ -103,8 +106,12 @@ class Transport(redis.Transport):
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
 
-    def _deliver(self, message: Any, queue: Any, tag: str | None = None) -> None:
-        message["properties"] = delivered(message["properties"], queue, tag or str(uuid4()))
+    def _deliver(self, message: Any, queue: Any) -> None:
+        message["properties"] = delivered(message["properties"], queue)
+        self.hand_on(message, queue)
+
+    def hand_on(self, message: Any, queue: str) -> None:
+        """To its consumer."""
         super()._deliver(message, queue)
 
 
