@@ -16,7 +16,7 @@ import pytest
 
 from tests.culprits import SLOW, STUCK
 from tests.eventually import eventually
-from tests.integration.groups import ONE, SHORT, all_applied, event, names
+from tests.integration.groups import ONE, SHORT, all_applied, connected, event, names
 from tests.service import Process, Service
 from worker import embedded
 
@@ -92,7 +92,7 @@ def test_invariant_8_a_call_that_had_not_begun_keeps_its_time_limit(service: Ser
             with not_begun(worker, service, f"{STUCK} first"):
                 embedded.stop(home, ["broker"])
                 embedded.start(home, ["broker"])
-                eventually(lambda: worker.log.read_text().count("Connected to") > 1)
+                eventually(lambda: connected(worker, 2))
             for name in names(10):
                 service.send(event(name))
             eventually(partial(all_applied, service, names(10)), within=40)

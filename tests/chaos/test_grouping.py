@@ -10,8 +10,8 @@ import pytest
 
 from tests.culprits import SLOW
 from tests.eventually import eventually
-from tests.integration.groups import ONE, all_applied, committed, event, names, occupy
-from tests.service import Process, Service
+from tests.integration.groups import ONE, all_applied, committed, connected, event, names, occupy
+from tests.service import Service
 from worker import embedded
 
 
@@ -44,10 +44,6 @@ def test_invariant_1_a_worker_told_to_stop_with_a_full_waiting_room(
     with service.worker(), service.beat():
         eventually(partial(all_applied, service, names(60)), within=30)
         eventually(service.agrees, within=30)
-
-
-def connected(worker: Process, times: int) -> bool:
-    return worker.log.read_text().count("Connected to") == times
 
 
 def test_invariant_1_a_redis_broker_goes_twice_under_a_full_waiting_room(service: Service, tmp_path: Path) -> None:

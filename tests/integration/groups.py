@@ -26,6 +26,11 @@ def occupy(service: Service, worker: Process, name: str = f"{SLOW} first") -> No
     eventually(lambda: worker.says(f"met {name}\n"))
 
 
+def connected(worker: Process, times: int) -> bool:
+    """Whether the worker has found its broker so often."""
+    return worker.log.read_text().count("Connected to") == times
+
+
 def committed(worker: Process) -> list[int]:
     """How many events each run applied."""
     lines = [json.loads(line) for line in worker.log.read_text().splitlines() if '"redirects_committed"' in line]

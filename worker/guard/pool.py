@@ -43,14 +43,19 @@ class _Processes(AsynPool):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         register_after_fork(self, _Processes._let_go)  # first: the first processes are forked in here
+        self._hub = get_event_loop()
         super().__init__(*args, **kwargs)
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        self._hub = hub  # after a lost connection kombu does not know it any more
+        super().register_with_event_loop(hub)
 
     def _let_go(self) -> None:
         """In a new process: of the event loop, whose list of descriptors is the parent's, and of all other processes.
 
         (Channels and connections of the broker let go of themselves.)
         """
-        _let_go_of_loop(get_event_loop())
+        _let_go_of_loop(self._hub)
         for queues, owner in self._queues.items():
             if owner is not current_process():
                 for queue in filter(None, queues):
