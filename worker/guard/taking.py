@@ -24,8 +24,10 @@ log = structlog.get_logger(__name__)
 QUEUE = "redirects"
 # One list for all workers. It holds what was moved until it is noted, a millisecond later.
 TAKEN = "redirects.taken"
-# Messages that are moved and noted together: the words with Redis cost little more for so many than for one.
+# Messages that are moved and noted together, at most: the words with Redis cost little more for so many than for one.
 TOGETHER = 50
+# Seconds in which that should be done. On a slow line so many may never come before the connection's own time is over.
+BRISK = 0.5
 # Seconds after which a message on it has nobody. One that is only slow runs it twice, which changes nothing.
 ABANDONED_AFTER = 10.0
 # Seconds for which Redis is asked to wait.
@@ -47,8 +49,9 @@ class Taking:
         # By priority: 0, which nearly everybody uses, and 3, 6 and 9.
         self._first, *self._others = [channel._q_for_pri(QUEUE, step) for step in channel.priority_steps]
         self._looked_at_others = time.monotonic()
-        # How many waited when the last was noted.
+        # How many waited when the last was noted, and how many to move at once: twice as many each time, as TCP does.
         self._waiting = 0
+        self._at_once = 1
         # The command that Redis has not answered yet, and since when.
         self.asked: str | None = None
         self._asked_at = 0.0
@@ -84,7 +87,10 @@ class Taking:
             self._deliver(answer[1:] if answer else [], moved=False)
             return
         if answer:
+            began = time.monotonic()
             self._deliver([answer, *self._move([self._first] * self._more())], moved=True)
+            brisk = time.monotonic() - began < BRISK
+            self._at_once = min(2 * self._at_once, TOGETHER) if brisk else max(1, self._at_once // 2)
         self._look_at_others(idle=not answer)
 
     def _more(self) -> int:
@@ -92,7 +98,7 @@ class Taking:
         if QUEUE not in self.channel.active_queues:  # cancelled: this one goes back too
             return 0
         room = self.channel.qos.can_consume_max_estimate()
-        return max(0, min(self._waiting, TOGETHER - 1, TOGETHER if room is None else room - 1))
+        return max(0, min(self._waiting, self._at_once - 1, TOGETHER if room is None else room - 1))
 
     def _look_at_others(self, *, idle: bool) -> None:
         """Redis waits for one list. For a message of another priority it takes up to WAIT."""
