@@ -11,6 +11,7 @@ from redis.exceptions import RedisError
 
 from worker import json_queue
 from worker.errors import Transient
+from worker.guard.taking import TAKEN
 
 # Where kombu keeps what a worker has taken from a Redis broker and has not acknowledged.
 UNACKED = "unacked"
@@ -36,8 +37,9 @@ def _of_redis(url: str, names: list[str]) -> dict[str, int | None]:
         pipeline = broker.pipeline(transaction=False)
         for name in names:
             pipeline.llen(name)
-        pipeline.hlen(UNACKED)
-        return dict(zip([*names, UNACKED], pipeline.execute(), strict=True))
+        pipeline.hlen(UNACKED).llen(TAKEN)
+        *waiting, noted, moved = pipeline.execute()
+        return dict(zip(names, waiting, strict=True)) | {UNACKED: noted + moved}
 
 
 def waiting(connection: Connection, name: str) -> int | None:

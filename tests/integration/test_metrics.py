@@ -19,6 +19,7 @@ from tests.integration.tokens import SCRAPER, asking, bearer, token
 from tests.service import Service
 from worker.db import counters, side_effects
 from worker.db.counters import Count
+from worker.guard.taking import TAKEN
 
 DECIDED = """
     INSERT INTO redirects
@@ -45,6 +46,7 @@ def service(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     counters.tell(service.engine, Count("publish_failures", ("ring",)))
     execute(service, "INSERT INTO event_outbox (body) VALUES ('{}'), ('{}')")
     service.broker.rpush("redirects", "waits")
+    service.broker.rpush(TAKEN, "is being taken")
     return service
 
 
@@ -91,6 +93,7 @@ def test_every_number_is_the_fact(web: Gateway) -> None:
     assert value(found, "outbox_events") == 2
     assert value(found, "queue_messages", queue="redirects") == 1
     assert value(found, "queue_messages", queue="workflow.redirects") == 0
+    assert value(found, "queue_messages", queue="unacked") == 1
     assert value(found, "sweeps_total") == value(found, "reconciliations_total") == 1
     assert value(found, "reconciled_conversations_total") == 7
     assert value(found, "drift_found_total", kind="cache") == value(found, "drift_repaired_total", kind="cache") == 2

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from kombu import Connection, Consumer, Producer, Queue
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from tests.chaos.harness.proxy import Proxy
 from tests.eventually import eventually
@@ -48,6 +49,12 @@ def consumer(url: str, met: list[str]) -> Any:
     reader = Consumer(channel, REDIRECTS, callbacks=[receive])
     reader.consume()
     return reader
+
+
+def met_after_reading(reader: Any, met: list[str]) -> list[str]:
+    with suppress(ResponseError):  # a full Redis
+        read(reader, within=0.1)
+    return met
 
 
 def publish(url: str, bodies: Sequence[str]) -> None:
@@ -219,3 +226,39 @@ def test_what_is_acknowledged_together_is_in_one_step(own_broker: tuple[str, Pat
     met: list[str] = []
     read(consumer(url, met), within=1)
     assert met == ["m5"]
+
+
+def test_what_redis_would_not_hear_is_told_when_it_does(own_broker: tuple[str, Path]) -> None:
+    """All that the prefetch allows is done, but not acknowledged: nothing is read, so nothing else would tell it."""
+    url, _ = own_broker
+    publish(url, ["m1", "m2", "m3"])
+    met: list[str] = []
+    reader = consumer(url, met)
+    reader.qos(prefetch_count=2)
+    read(reader, within=0.5)
+    assert met == ["m1", "m2"]
+    with Redis.from_url(url) as broker:
+        broker.replicaof("127.0.0.1", 1)
+        with reader.channel.together():
+            for tag in list(reader.channel.qos._delivered):
+                reader.channel.basic_ack(tag)
+        assert broker.hlen("unacked") == 2
+        broker.replicaof("NO", "ONE")
+    read(reader, within=2)
+    assert met == ["m1", "m2", "m3"]
+
+
+def test_what_a_full_redis_does_not_take_back_stays_in_hand_until_it_does(own_broker: tuple[str, Path]) -> None:
+    """It is not noted either, so kombu would put back nothing, and forget it."""
+    url, _ = own_broker
+    publish(url, ["m1"])
+    with Redis.from_url(url) as broker:
+        broker.config_set("maxmemory", 1)
+        met: list[str] = []
+        reader = consumer(url, met)
+        eventually(lambda: met_after_reading(reader, met) == ["m1"])
+        (tag,) = reader.channel.qos._delivered
+        reader.channel.basic_reject(tag, requeue=True)
+        assert not broker.exists("redirects", taking.TAKEN, "unacked")
+        broker.config_set("maxmemory", 0)
+    eventually(lambda: met_after_reading(reader, met) == ["m1", "m1"])

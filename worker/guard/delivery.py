@@ -48,15 +48,23 @@ class QoS(redis.QoS):
     RabbitMQ does so by itself. Redis would only after the visibility timeout, and what it could not note, never.
     """
 
+    _delivered: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Done, but Redis does not know it yet.
+        # Done, or to go back to its list, but Redis does not know it yet.
         self._done: set[str] = set()
+        self._going_back: set[str] = set()
         self._later = False
         self._abandoned = Abandoned()
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Put back what is abandoned: before the first message is taken, and every `unacked_restore_interval`."""
+        """Put back what is abandoned: before the first message is taken, and every `unacked_restore_interval`.
+
+        Before that Redis is told what it would not hear. All that is in hand may be done: then nothing else would.
+        """
+        self._acknowledge()
+        self._send_back()
         with self.channel.conn_or_acquire() as client:
             _brokers_time.hear(client)
             with suppress(ResponseError):  # an account that may not, or a full Redis
@@ -82,7 +90,7 @@ class QoS(redis.QoS):
                 virtual.QoS.append(self, message, message.delivery_tag)
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        if delivery_tag not in (self._delivered or ()):  # not held before its delivery
+        if delivery_tag not in self._delivered:  # not held before its delivery
             self.hold([message])
 
     def _note(self, messages: Sequence[Any], items: Sequence[bytes]) -> int:
@@ -132,6 +140,26 @@ class QoS(redis.QoS):
         while self._done:
             virtual.QoS.ack(self, self._done.pop())
 
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Put it back, as the last to be read, whether or not it is noted. (kombu puts back the note.)"""
+        if not requeue:
+            self.ack(delivery_tag)
+        elif delivery_tag in self._delivered:
+            self._going_back.add(delivery_tag)
+            self._send_back()
+
+    def _send_back(self) -> None:
+        """A Redis that refuses is asked again later, and so long it is in hand; Celery would end the worker."""
+        for tag in list(self._going_back):
+            with self.pipe_or_acquire() as pipe:
+                try:
+                    self._put_back(pipe, tag, self._delivered[tag], leftmost=True)
+                except ResponseError as refused:
+                    log.warning("the broker takes nothing back", action="delivery_kept", error=str(refused))
+                    return
+            self._going_back.discard(tag)
+            virtual.QoS.ack(self, tag)
+
     def restore_unacked(self, client: Any = None) -> None:  # type: ignore[override]  # kombu's Redis has no list of errors
         """Put all of it back on its lists, the oldest as the next to be read. Raises what the connection says.
 
@@ -139,17 +167,18 @@ class QoS(redis.QoS):
         lost, comes twice: that changes nothing.
         """
         self._flush()
+        self._going_back.clear()  # with all others
         with self.channel.conn_or_acquire(client) as redis_client:
             while self._delivered:
                 tag, message = next(reversed(self._delivered.items()))
                 self._put_back(redis_client.pipeline(), tag, message)
                 del self._delivered[tag]
 
-    def _put_back(self, pipe: Any, tag: str, message: Any) -> None:
+    def _put_back(self, pipe: Any, tag: str, message: Any, *, leftmost: bool = False) -> None:
         self._remove_from_indices(tag, pipe)
         if tag not in self._done:
             info = message.delivery_info
-            self.channel._do_restore_message(message._raw, info["exchange"], info["routing_key"], pipe)
+            self.channel._do_restore_message(message._raw, info["exchange"], info["routing_key"], pipe, leftmost)
         pipe.execute()
 
 

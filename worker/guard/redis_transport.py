@@ -54,8 +54,9 @@ class Channel(redis.Channel):
 
     def _after_fork(self) -> None:
         """In a new process, let go of the parent's sockets. (redis-py forgets them there, and closes none.)"""
-        poller: Any = self.connection.cycle
-        poller.poller.close()  # first: what is closed leaves this list, which is the parent's too
+        transport: Any = self.connection
+        if transport is not None:  # not closed
+            transport.cycle.poller.close()  # first: what is closed leaves this list, which is the parent's too
         for pool in filter(None, (self._pool, self._async_pool)):
             pool.pid = os.getpid()
         super()._after_fork()
