@@ -75,7 +75,7 @@ class QoS(redis.QoS):
         """Note them in Redis, for the case that this worker is killed. `items`, in the same step, leave TAKEN.
 
         A full Redis refuses; then they are in hand unnoted. They are off their list already: kombu's way, to give up
-        (and Celery's, to end the worker), would lose them for sure. Returns how many more wait on QUEUE, or 0.
+        (and Celery's, to end the worker), would lose them for sure. Returns how many more wait on QUEUE, if told.
         """
         reach("after_pop_before_note")
         if self not in HANDS:
@@ -100,9 +100,6 @@ class QoS(redis.QoS):
             pipe.hset(self.unacked_key, mapping={message.delivery_tag: _noted(message) for message in messages})
             for item in items:
                 pipe.lrem(TAKEN, -1, item)
-            if not items:
-                pipe.execute()
-                return 0
             pipe.llen(QUEUE)
             return int(pipe.execute()[-1])
 

@@ -72,10 +72,7 @@ def of(dependency: str, broker: str) -> object:
     indirect=["world"],
 )
 def test_no_wait_is_unbounded(dependency: str, world: World, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No task, no publish and no request over HTTP takes longer than its own limit, and all goes on by itself.
-
-    A reset of a Redis broker may cost the message that was on its way to the worker: README.md.
-    """
+    """No task, no publish and no request over HTTP takes longer than its own limit, and all goes on by itself."""
     monkeypatch.setattr(ways_in, "WITHIN", 120.0)
     worker = world.start("worker", "--include", "tests.timed")
     world.start("beat")
