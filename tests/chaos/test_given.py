@@ -70,9 +70,11 @@ def test_the_answer_to_a_call_that_had_not_begun_is_read_at_the_end(
         assert all_applied(service, ["e0"])
 
 
-@pytest.mark.parametrize("at", ["a call", "an event for Flower"])
+@pytest.mark.parametrize("at", ["a call", "an answer", "an event for Flower"])
 def test_told_to_go_in_the_middle_of_something_it_ends(service: Service, at: str) -> None:
-    """SIGQUIT while a call is written to a process, or under a lock that the way out takes too: it waited for ever."""
+    """SIGQUIT while a call is written to a process, or an answer by one, or under a lock that the way out takes too.
+    It waited for ever.
+    """
     slow = [f"{SLOW} {number}" for number in range(12)]
     options = ("--include", "tests.killers,tests.interrupters")
     with service.worker(*options, REDIRECT_TEST_INTERRUPT=at) as worker, service.beat():

@@ -6,7 +6,9 @@ A process that replaces another is forked off a worker in operation, and keeps n
 import os
 import signal
 import threading
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from inspect import isgenerator
 from typing import Any
 
 from billiard import current_process
@@ -22,6 +24,8 @@ from kombu.asynchronous import get_event_loop
 READ_WITHIN = 2
 # Seconds until a process whose answer is there to be read is asked for again.
 AGAIN = 1
+# Seconds in which one process has something to say, before the next is listened to.
+LISTEN_FOR = 0.5
 # Seconds, beside the time limit of a task, in which all processes end.
 GRACE = 5
 
@@ -38,8 +42,31 @@ def _soft_time_limit(*_: object) -> None:
         raise SoftTimeLimitExceeded
 
 
+class _Answers(asynpool.ResultHandler):
+    def _flush_outqueue(
+        self, fd: int, remove: Callable[[int], object], processes: Mapping[int, Any], heard: Callable[[Any], object]
+    ) -> None:
+        """At the end: read an answer that is there.
+
+        Celery's waits for the whole of it, for ever if its process was ended in the middle: whoever writes more than a
+        pipe holds is in the middle of it until somebody reads.
+        """
+        process = processes.get(fd)
+        if process is None or self._hub is None:
+            super()._flush_outqueue(fd, remove, processes, heard)
+            return
+        reader, _ = self._hub.readers.get(fd, (None, ()))
+        if not isgenerator(reader):
+            if not _select({fd}, timeout=LISTEN_FOR)[0]:
+                return
+            self._hub.add_reader(fd, self._recv_message(self._hub.add_reader, fd, heard))
+        if self._finish_partial_read(fd, process):
+            remove(fd)
+
+
 class _Processes(AsynPool):
     Worker = _Process
+    ResultHandler = _Answers
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         register_after_fork(self, _Processes._let_go)  # first: the first processes are forked in here

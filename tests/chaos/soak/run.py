@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 from tests.chaos.harness.checker import count, verdict
 from tests.chaos.harness.pace import recorded
+from tests.chaos.harness.servers import frozen
 from tests.chaos.harness.world import QUICK, World
 from tests.chaos.soak.faults import Fault, faults
 from tests.chaos.soak.growth import Growth
@@ -16,6 +17,8 @@ from tests.eventually import eventually
 from tests.service import Process
 
 PEAK_FOR = 10.0
+# More than any faults of the schedule hold up at half of the peak.
+HELD_UP_FOR = 15.0
 # Between two lines of progress, and two samples of memory.
 TELL_EVERY = 10.0
 # Memory and descriptors may be so many times what they were.
@@ -42,6 +45,7 @@ class Soak:
         self.steady["gateway"] = self.world.running("gateway")[0]
         load = Load(self.world, gateway.port)
         peak = self._peak(load)
+        self._hold_up(load)
         say(f"peak {peak:.0f} events/s; half of it from now on, for {self.seconds / 60:g} minutes")
         growth = Growth({name: process.popen.pid for name, process in self.steady.items()})
         with load.running(peak / 2):
@@ -54,6 +58,15 @@ class Soak:
             self._done.wait(PEAK_FOR)
         eventually(lambda: recorded(self.world) >= len(sent), within=120)
         return len(sent) / (time.monotonic() - began)
+
+    def _hold_up(self, load: Load) -> None:
+        """The largest backlog comes first: memory that a process has had it keeps, and growth is what comes on top."""
+        sent = self.world.producer.sent
+        with load.running(None), frozen(self.world.database):
+            for _ in range(3):
+                self._done.wait(HELD_UP_FOR / 3)
+                self.world.broker.proxy.reset()
+        eventually(lambda: recorded(self.world) >= len(sent), within=240)
 
     def _break(self, growth: Growth) -> None:
         catalogue = faults(self.world, self._mortals)
