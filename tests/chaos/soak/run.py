@@ -66,7 +66,7 @@ class Soak:
             for _ in range(3):
                 self._done.wait(HELD_UP_FOR / 3)
                 self.world.broker.proxy.reset()
-        eventually(lambda: recorded(self.world) >= len(sent), within=240)
+        eventually(lambda: recorded(self.world) >= len(sent.acknowledged), within=240)
 
     def _break(self, growth: Growth) -> None:
         catalogue = faults(self.world, self._mortals)
