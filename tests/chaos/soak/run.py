@@ -136,10 +136,10 @@ class Soak:
             for kept in world.direct.rows("SELECT code, error, count(*) FROM rejected_events GROUP BY 1, 2 LIMIT 20"):
                 say(f"  rejected: {kept}")
             return 1
-        for name, (memory, descriptors) in growth.told().items():
-            say(f"{name}: memory {memory:.2f} times, descriptors {descriptors:.2f} times those after the warm-up")
-            if max(memory, descriptors) > GROWN:
-                problems.append(f"{name} has grown")
+        for what, times in sorted(growth.told().items()):
+            say(f"{what}: {times:.2f} times what it was after the warm-up")
+            if times > GROWN:
+                problems.append(f"the {what} has grown")
         for name, number in sorted(world.faults.items()):
             say(f"  {number:4}  {name}")
         say(f"{found.events:,} events, {found.faults} faults, {found.counters}, agreed after {found.agreed_in:.1f} s")
