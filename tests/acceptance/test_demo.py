@@ -107,7 +107,8 @@ def test_the_demo_plays_four_acts_and_all_copies_agree(played: tuple[int, str, P
         ("agree", "multi-6"),
         ("agree", "sales-17"),
     ]
-    assert re.search(r"cache of \S+: attempt 2 failed", third) and "healed" in third
+    # A busy machine sees several conversations at once, or not each attempt.
+    assert re.search(r"cache of .+: attempt [2-9] failed", third) and "healed" in third
     assert "10 conversations, 30 copies (cache, record, browser): all agree" in fourth
 
 
