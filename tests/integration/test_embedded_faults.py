@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.integration.embedded_homes import (
@@ -74,6 +75,23 @@ def test_a_server_in_the_middle_of_an_exec_is_alive(folder: Path) -> None:
             process = processes.launch(plan, folder / "log", line, lambda _: None)
         assert all(process.alive() for _ in range(50))
         process.end([signal.SIGTERM])
+
+
+def test_a_server_that_dies_as_it_is_looked_at_leaves_no_zombie(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PostgreSQL takes the zombie of a killed server for one that runs, and refuses to start on its data."""
+    plan = processes.Launch((*SLEEP, str(folder / "proof")), folder, str(folder / "proof"))
+    with processes.lifeline(folder / "alive") as line:
+        process = processes.launch(plan, folder / "log", line, lambda _: None)
+
+    def dies(pid: int) -> list[str]:
+        os.kill(pid, signal.SIGKILL)
+        assert processes.until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 10)
+        return command_line(pid)
+
+    command_line = processes._command_line
+    monkeypatch.setattr(processes, "_command_line", dies)
+    assert not process.alive()
+    assert not psutil.pid_exists(process.pid)
 
 
 def test_a_server_that_dies_at_its_start_says_why(new_home: NewHome) -> None:

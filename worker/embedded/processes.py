@@ -68,11 +68,11 @@ class Process:
 
     def alive(self) -> bool:
         """Whether this very process still runs: not a zombie, not a stranger who was given the same pid."""
+        with suppress(psutil.Error, OSError):
+            if birth(self.pid) == self.started and self.proof in _command_line(self.pid):
+                return True
         _reap()
-        try:
-            return birth(self.pid) == self.started and self.proof in _command_line(self.pid)
-        except (psutil.Error, OSError):
-            return False
+        return False
 
     def end(self, signals: Sequence[signal.Signals], patience: float = 10) -> None:
         """Send each signal in turn, then SIGKILL, `patience` seconds each. Raises ServerFailed if it outlives all."""
@@ -99,6 +99,7 @@ def birth(pid: int) -> float:
 
 def launch(plan: Launch, log: Path, lifeline: int, note: Callable[[Process], None]) -> Process:
     """Start a server in a session of its own (a terminal's Ctrl-C does not reach it); `note` writes it down first."""
+    _reap()  # PostgreSQL takes the zombie of one that was killed for a server on its data
     with _opened(log) as output:
         child = subprocess.Popen(  # noqa: S603 -- the command is ours
             ["/bin/sh", "-c", _GATE, "sh", *plan.account.prefix, *plan.command],
