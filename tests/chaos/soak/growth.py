@@ -26,6 +26,7 @@ class Growth:
                 # Proportional: what a process shares with one that it has forked is there once.
                 memory = sum(process.memory_full_info().pss for process in [leader, *children])
                 self._seen[f"memory of {name}"].append(memory)
+                self._seen[f"memory of {name}'s first process"].append(leader.memory_info().rss)
                 self._seen[f"descriptors of {name}"].append(leader.num_fds())
                 if children:
                     self._seen[f"descriptors of {name}'s children"].append(mean(child.num_fds() for child in children))
