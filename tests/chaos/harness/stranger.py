@@ -8,6 +8,8 @@ import psycopg2
 
 from tests.chaos.harness.world import World
 
+LOCK = "SELECT FROM conversation_states WHERE conversation_id = %s FOR UPDATE"
+
 
 class Stranger:
     """Another client of the same database, as a superuser at a prompt: with no time limit, and in nobody's order."""

@@ -65,7 +65,7 @@ MUTATIONS = (
             ),
             Edit("worker/db/ledger.py", "FROM unnest(:ids) AS id\n", "FROM unnest(:ids) AS id ORDER BY random()\n"),
         ),
-        f"{SCENARIOS}/test_events.py::test_there_is_one_final_state[rabbitmq]",
+        f"{SCENARIOS}/test_events.py::test_those_before_it_are_locked_and_none_after[rabbitmq]",
     ),
     Mutation(
         "the dedupe by event_id",

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 
+from tests.chaos.harness.stranger import LOCK, stranger
 from tests.chaos.harness.ways import another, send, together
 from tests.chaos.harness.workload import Event, Producer, sending
 from tests.chaos.harness.world import World
@@ -61,6 +62,29 @@ def test_there_is_one_final_state(world: World, judge: Judge) -> None:
     found = judge(world)
     assert found.counters.duplicated >= 3 * len(events)
     assert deadlocks(world) == 0
+
+
+FREE = "SELECT conversation_id FROM conversation_states ORDER BY conversation_id FOR UPDATE SKIP LOCKED"
+
+
+@scenario(26, "shuffled events, one of whose conversations is held")
+@on_both
+def test_those_before_it_are_locked_and_none_after(world: World, judge: Judge) -> None:
+    """In whatever order they are listed, a transaction locks conversations by name: no two ever wait for each other."""
+    world.start_all()
+    names = [f"c{number:02}" for number in range(20)]
+    world.producer.send([world.workload.event(conversation_id=name) for name in names])
+    eventually(lambda: len(world.direct.redirects()) == len(names))
+    with stranger(world) as other:
+        world.fault("lock", lambda: other.do(LOCK, names[10]))
+        world.producer.send(
+            [world.workload.event(conversation_id=name) for name in world.random.sample(names, len(names))]
+        )
+        eventually(other.blocks)
+        free = [row["conversation_id"] for row in world.direct.rows(FREE)]
+        other.rollback()
+    judge(world)
+    assert free == names[11:]
 
 
 def _in_batches(producer: Producer, events: list[Event], sizes: list[int]) -> None:

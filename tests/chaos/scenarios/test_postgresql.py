@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.chaos.harness.disk import SmallDisk, possible
 from tests.chaos.harness.logs import mentions, told
-from tests.chaos.harness.stranger import Stranger, stranger
+from tests.chaos.harness.stranger import LOCK, Stranger, stranger
 from tests.chaos.harness.ways_in import OverHTTP
 from tests.chaos.harness.workload import Workload, sending
 from tests.chaos.harness.world import World
@@ -82,7 +82,6 @@ def refused(world: World, words: str) -> list[str]:
 
 
 DEADLOCK, SERIALIZATION, TIMEOUT = "deadlock detected", "could not serialize access", "due to lock timeout"
-LOCK = "SELECT FROM conversation_states WHERE conversation_id = %s FOR UPDATE"
 LOCK_ALL = "SELECT FROM conversation_states ORDER BY conversation_id FOR UPDATE"
 OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
