@@ -17,6 +17,7 @@ from tests.chaos.harness.latency import Clocked, latency, unchanged
 from tests.chaos.harness.workload import sending
 from tests.chaos.harness.world import World
 from tests.chaos.scenarios import Judge, on_both, scenario
+from tests.chaos.soak.growth import memory_of
 from tests.culprits import BUGGY
 from tests.eventually import eventually
 from worker.embedded.processes import free_port
@@ -41,9 +42,9 @@ def test_who_only_watches_delays_no_redirect(world: World, judge: Judge, load: C
     load.tenth = BUGGY
     with ExitStack() as stack:
         sentry = stack.enter_context(sink())
-        world.start_all(SENTRY_DSN=sentry.dsn)
+        world.start("beat", SENTRY_DSN=sentry.dsn)
+        world.watch(SENTRY_DSN=sentry.dsn)
         worker = world.start("worker", "-n", "buggy@%h", "--include", "tests.killers", SENTRY_DSN=sentry.dsn)
-        world.processes[0][1].kill()
         flower = world.start("flower", REDIRECT_FLOWER_PORT=str(free_port(None)), SENTRY_DSN=sentry.dsn)
         with sending(world.producer, load, EVERY):
             before = latency(world)
@@ -172,7 +173,7 @@ def limited(world: World, resource: int, most: int) -> Iterator[None]:
 @scenario(36, f"{MANY} events")
 @on_both
 def test_memory_and_descriptors_are_flat(world: World, judge: Judge, load: Clocked) -> None:
-    """After as many again for a warm-up: of all processes together, in memory that is theirs alone."""
+    """After half as many for a warm-up: of all processes together."""
     world.start_all()
     send(world, load, MANY // 2)
     memory, descriptors = settled(world, used), settled(world, opened)
@@ -197,7 +198,7 @@ def settled(world: World, measure: Callable[[World], int]) -> int:
 
 
 def used(world: World) -> int:
-    return sum(int(process.memory_full_info().uss) for process in world.children())
+    return memory_of(world.children())
 
 
 def opened(world: World) -> int:

@@ -1,7 +1,7 @@
 """Whether a process grows, with those that it has forked: memory and descriptors after a warm-up, and at the end."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from statistics import mean, median
 
@@ -23,9 +23,7 @@ class Growth:
             with suppress(psutil.NoSuchProcess):
                 leader = psutil.Process(pid)
                 children = leader.children()
-                # Proportional: what a process shares with one that it has forked is there once.
-                memory = sum(process.memory_full_info().pss for process in [leader, *children])
-                self._seen[f"memory of {name}"].append(memory)
+                self._seen[f"memory of {name}"].append(memory_of([leader, *children]))
                 self._seen[f"memory of {name}'s first process"].append(leader.memory_info().rss)
                 self._seen[f"descriptors of {name}"].append(leader.num_fds())
                 if children:
@@ -34,6 +32,14 @@ class Growth:
     def told(self) -> dict[str, float]:
         """What -> how many times what it was after the warm-up it is at the end."""
         return {what: _grown(seen) for what, seen in self._seen.items()}
+
+
+def memory_of(processes: Iterable[psutil.Process]) -> int:
+    """Bytes, in proportional set sizes: what a process shares with one that it has forked is there once.
+
+    Nor has anybody taken what is private to the last of those that shared it.
+    """
+    return sum(int(process.memory_full_info().pss) for process in processes)
 
 
 def _grown(samples: Sequence[float]) -> float:
