@@ -23,11 +23,19 @@ from worker.redis_client import client
 LATE = 30.0
 # Seconds that two clocks may differ, and that workers have to answer.
 SKEW, PING = 5.0, 1.0
+# What to do when one cannot be asked at all.
+ASK = {
+    "versions": "install from requirements.lock again",
+    "database": "is PostgreSQL up, does it let this machine in, and is DATABASE_URL right?",
+    "broker": "is the broker up, does it let this machine in, and is BROKER_URL right?",
+    "cache": "is Redis up, does it let this machine in, and is REDIS_URL right?",
+    "host": "does REDIRECT_HOST name the right host, and does its own page in docs/hosts ask for something?",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: its name, whether all is well, and what to know or do."""
+    """One check: its name, whether all is well, and what to know; of one that is bad, what to do as well."""
 
     name: str
     ok: bool
@@ -52,8 +60,12 @@ def _safely(name: str, check: Callable[[Settings], Iterator[Finding]], settings:
         findings.extend(check(settings))
     except Exception as error:  # noqa: BLE001 - whatever it is, the other checks are still to be made
         says = str(getattr(error, "orig", error)).strip() or type(error).__name__
-        findings.append(Finding(name, False, hide(says.splitlines()[0])))
+        findings.append(_finding(name, False, hide(says.splitlines()[0]), ASK[name]))
     return findings
+
+
+def _finding(name: str, ok: bool, says: str, fix: str) -> Finding:
+    return Finding(name, ok, says if ok else f"{says}: {fix}")
 
 
 def _this(settings: Settings) -> Iterator[Finding]:
@@ -62,7 +74,7 @@ def _this(settings: Settings) -> Iterator[Finding]:
     yield Finding("versions", True, ", ".join(told))
     enough = len(POLICIES) + 1
     says = f"{settings.concurrency}; with fewer than {enough} a copy that hangs may hold up redirects"
-    yield Finding("worker processes", settings.concurrency >= enough, f"{says}: set REDIRECT_CONCURRENCY")
+    yield _finding("worker processes", settings.concurrency >= enough, says, "set REDIRECT_CONCURRENCY")
 
 
 def _database(_settings: Settings) -> Iterator[Finding]:
@@ -71,13 +83,14 @@ def _database(_settings: Settings) -> Iterator[Finding]:
         version = connection.scalar(text("SHOW server_version"))
         yield Finding("database", True, f"PostgreSQL {version}")
         durable = connection.scalar(text("SHOW synchronous_commit"))
-        yield Finding("synchronous_commit", durable != "off", f"{durable}; off would lose redirects in a crash")
+        says = f"{durable}; off would lose redirects in a crash"
+        yield _finding("synchronous_commit", durable != "off", says, "set it on, for this role or in postgresql.conf")
         skew = connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())::float8")) - time.time()
-        yield Finding("clock", abs(skew) < SKEW, f"the database is {skew:+.1f} s from this machine")
+        yield _clock("clock", "database", skew)
     current, head = migrations.current(database), migrations.head()
     fits, newer = migrations.fits(current), "" if current == head else f", newer than this version's {head}"
-    says = f"{current}{newer}" if fits else f"{current}, should be {head}: run `redirect-worker migrate`"
-    yield Finding("schema", fits, says)
+    says = f"{current}{newer}" if fits else f"{current}, should be {head}"
+    yield _finding("schema", fits, says, "run `redirect-worker migrate`")
     if current is not None:
         yield from _side_effects(database)
 
@@ -90,9 +103,9 @@ def _side_effects(database: Engine) -> Iterator[Finding]:
                 count(*) FILTER (WHERE state = 'dead'), (SELECT count(*) FROM rejected_events) FROM side_effects
             """)
         ).one()
-    says = f"{max(late, 0):.0f} s late; if over {LATE:.0f}, do worker and beat run?"
-    yield Finding("oldest due side effect", late < LATE, says)
-    yield Finding("dead side effects", dead == 0, f"{dead}, each needs a person")
+    yield _finding("oldest due side effect", late < LATE, f"{max(late, 0):.0f} s late", "do worker and beat run?")
+    fix = "each needs a person; `redirect-worker effects list --state dead` says why"
+    yield _finding("dead side effects", dead == 0, str(dead), fix)
     yield Finding("rejected events", True, f"{rejected} kept")
 
 
@@ -113,8 +126,10 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         with Redis.from_url(url, socket_timeout=2) as broker:
             policy = broker.config_get("maxmemory-policy")["maxmemory-policy"]
             kept = broker.config_get("appendonly")["appendonly"]
-        yield Finding("broker eviction", policy == "noeviction", f"maxmemory-policy {policy}; another would drop tasks")
-        yield Finding("broker durability", kept == "yes", f"appendonly {kept}; no would lose queued tasks in a restart")
+        says = f"maxmemory-policy {policy}; any but noeviction would drop tasks"
+        yield _finding("broker eviction", policy == "noeviction", says, "set maxmemory-policy noeviction")
+        says = f"appendonly {kept}; no would lose queued tasks in a restart"
+        yield _finding("broker durability", kept == "yes", says, "set appendonly yes")
 
     yield _clocks(app)
 
@@ -140,8 +155,13 @@ def _clocks(app: Any) -> Finding:
     wrong = [f"{host} is {skew:+.1f} s off" for host, skew in sorted(skews.items()) if abs(skew) >= SKEW + PING]
     if not skews:
         return Finding("worker clocks", True, "no worker answers, so none was compared")
-    says = f"{'; '.join(wrong)}: set the clock there (NTP)" if wrong else f"{len(skews)} within {SKEW:.0f} s"
-    return Finding("worker clocks", not wrong, says)
+    says = "; ".join(wrong) or f"{len(skews)} within {SKEW:.0f} s"
+    return _finding("worker clocks", not wrong, says, "set the clock there (NTP)")
+
+
+def _clock(name: str, whose: str, skew: float) -> Finding:
+    says = f"the {whose} is {skew:+.1f} s from this machine"
+    return _finding(name, abs(skew) < SKEW, says, "set the clock of the one that is wrong (NTP)")
 
 
 def _hidden(url: str) -> str:
@@ -156,8 +176,7 @@ def _host(_settings: Settings) -> Iterator[Finding]:
 def _cache(settings: Settings) -> Iterator[Finding]:
     yield Finding("cache", True, _server(client().info("server")))
     told: Any = client().time()
-    skew = told[0] + told[1] / 1e6 - time.time()
-    yield Finding("cache clock", abs(skew) < SKEW, f"the cache is {skew:+.1f} s from this machine")
+    yield _clock("cache clock", "cache", told[0] + told[1] / 1e6 - time.time())
     apart = settings.url("redis_url") != settings.url("broker_url")
-    says = "yes" if apart else "no: a full or flushed cache would take the queue along"
-    yield Finding("broker and cache apart", apart, says)
+    says = "yes" if apart else "no, a full or flushed cache would take the queue along"
+    yield _finding("broker and cache apart", apart, says, "give REDIS_URL and BROKER_URL a server each")

@@ -41,6 +41,7 @@ def page(found: Mapping[str, Any]) -> str:
         "copies",
         f"  cache      {_copy(found['cache'], state)}",
         f"  record     {_copy(found['record'], state)}",
+        *_sent(found),
         *[f"  {_effect(effect)}" for effect in found["side_effects"]],
         "",
         "redirects, newest first",
@@ -62,6 +63,13 @@ def _copy(copy: Any, state: Mapping[str, Any]) -> str:
     agrees = all(value == state[name] for name, value in shown.items())
     told = f"version {copy['version']}" if "version" in copy else ", ".join(f"{n} {v}" for n, v in shown.items())
     return f"{told}, {'up to date' if agrees else 'BEHIND'}"
+
+
+def _sent(found: Mapping[str, Any]) -> list[str]:
+    """Of the browsers' copy nothing can be read back; that it is still to be sent is told with the side effects."""
+    if any(effect["kind"] == "websocket" for effect in found["side_effects"]):
+        return []
+    return [f"  websocket  version {found['state']['version']}, sent to the browsers"]
 
 
 def _effect(effect: Mapping[str, Any]) -> str:

@@ -18,6 +18,8 @@ PING = 1.0
 # Seconds: a sweep comes every two, a turn of comparing every thirty.
 LATE = {"sweeps": 30.0, "reconciliations": 300.0}
 LATE_COPY = 60.0
+# Seconds: a copy younger than this is being written, and not yet a story.
+IN_HAND = 5.0
 
 
 @dataclass
@@ -87,7 +89,7 @@ def _judge(status: Status) -> None:
 
 
 def page(status: Status) -> str:
-    lines = ["all is well" if status.well else "A PERSON MUST LOOK", *(f"  ! {each}" for each in status.problems), ""]
+    lines = [_verdict(status), *(f"  ! {each}" for each in status.problems), ""]
     lines += [f"workers     {_listed(status.workers)}"]
     lines += [f"{name:16}{ago:.0f} s ago" for name, ago in sorted(status.last.items())]
     lines += ["", "waiting messages"]
@@ -96,6 +98,13 @@ def page(status: Status) -> str:
     lines += [f"  {_row(row)}" for row in status.behind or []] or ["  none"]
     lines += ["", f"refused since counting began: {status.rejected}"]
     return "\n".join(lines)
+
+
+def _verdict(status: Status) -> str:
+    if not status.well:
+        return "A PERSON MUST LOOK"
+    late = sum(row.conversations for row in status.behind or [] if row.oldest > IN_HAND)
+    return f"nobody is needed: {late} copies are behind, and tried again until they heal" if late else "all is well"
 
 
 def _listed(names: list[str] | None) -> str:

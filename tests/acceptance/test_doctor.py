@@ -67,6 +67,8 @@ def test_doctor_tells_what_is_away(typed: Typed, healthy: None) -> None:
     assert bad(everything) == {"database", "broker", "cache"}
     refused = [each["says"] for each in findings(everything).values() if not each["ok"]]
     assert [says.count("refused") for says in refused] == [1, 1, 1]
+    asked = [says.rpartition("is ")[2] for says in refused]
+    assert asked == ["DATABASE_URL right?", "BROKER_URL right?", "REDIS_URL right?"]
 
 
 def test_doctor_tells_that_the_schema_is_missing(typed: Typed, service: Service) -> None:
@@ -81,12 +83,16 @@ def test_doctor_tells_that_broker_and_cache_are_one(typed: Typed, service: Servi
     """And that this broker would lose its queue in a restart."""
     done = typed("doctor", "--json", BROKER_URL=service.redis_url)
     assert bad(done) == {"broker and cache apart", "broker durability"}
+    assert findings(done)["broker durability"]["says"].endswith("set appendonly yes")
+    assert "a server each" in findings(done)["broker and cache apart"]["says"]
 
 
 def test_doctor_tells_of_dead_and_late_side_effects(typed: Typed, service: Service, healthy: None) -> None:
     """A dead one needs a person; one that is due for a minute needs a worker."""
     file_effect(service, "c1", state="dead", last_error="Permanent: no such conversation")
-    assert bad(typed("doctor", "--json")) == {"dead side effects"}
+    done = typed("doctor", "--json")
+    assert bad(done) == {"dead side effects"}
+    assert "redirect-worker effects list" in findings(done)["dead side effects"]["says"]
     file_effect(service, "c1", kind="record")
     execute(service, "UPDATE side_effects SET due_at = now() - interval '1 minute'")
     assert bad(typed("doctor", "--json")) == {"dead side effects", "oldest due side effect"}

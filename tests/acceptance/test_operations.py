@@ -49,6 +49,15 @@ def test_status_says_that_all_is_well(service: Service, typed: Typed) -> None:
     assert set(found["last"]) == {"sweeps", "reconciliations"}
 
 
+def test_status_says_that_what_is_behind_heals_by_itself(service: Service, typed: Typed) -> None:
+    """Exit code 0, but not that all is well."""
+    file_effect(service, "c1", "c2", kind="cache", due_at="2100-01-01T00:00Z")
+    execute(service, "UPDATE side_effects SET created_at = now() - interval '10 seconds'")
+    done = typed("status")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("nobody is needed: 2 copies are behind, and tried again until they heal\n")
+
+
 def test_status_says_what_a_person_must_look_at(service: Service, typed: Typed) -> None:
     """Exit code 1, and each problem as a sentence."""
     dead(service, "c1", "c2")
