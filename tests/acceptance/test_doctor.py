@@ -98,6 +98,7 @@ def test_doctor_tells_of_dead_and_late_side_effects(typed: Typed, service: Servi
     assert bad(typed("doctor", "--json")) == {"dead side effects", "oldest due side effect"}
 
 
+@pytest.mark.slow
 def test_doctor_compares_the_clocks_of_the_workers(typed: Typed, service: Service, healthy: None) -> None:
     """Each that answers; one whose clock is off is named, with what to do."""
     with service.worker():

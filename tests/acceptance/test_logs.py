@@ -127,6 +127,7 @@ def test_no_line_holds_what_a_customer_wrote(service: Service, worker: Process) 
     assert REASON not in text and WORDS not in text
 
 
+@pytest.mark.slow
 def test_text_on_request(servers: dict[str, str], service: Service) -> None:
     """Sentences and keys, for people."""
     # The other worker of this module must not take part.

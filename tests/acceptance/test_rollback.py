@@ -38,6 +38,7 @@ def typed_line(typed: Typed, line: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_schema_goes_back_and_forward_by_command(service: Service) -> None:
     """And the state that was decided is there all the while."""
     head = migrations.head()

@@ -130,6 +130,7 @@ def test_sentry_gets_sentences_and_ids_but_no_text(service: Service, heard: Sink
     assert REASON not in everything and WORDS not in everything
 
 
+@pytest.mark.slow
 def test_the_schedules_of_beat_report_as_crons(service: Service, heard: Sink) -> None:
     """Each time that one has run, once a minute at most, with the interval that Sentry may expect; release and all."""
     heard.envelopes.clear()
@@ -148,6 +149,7 @@ def test_the_schedules_of_beat_report_as_crons(service: Service, heard: Sink) ->
     assert len(heard.check_ins()) == 3
 
 
+@pytest.mark.slow
 def test_a_copy_that_waits_for_the_sweep_is_no_error(service: Service, heard: Sink) -> None:
     """FAILURE in Flower, and nothing for a person: Sentry does not hear of it."""
     heard.envelopes.clear()
@@ -187,6 +189,7 @@ def test_no_password_and_no_token_leaves_with_a_bug(service: Service, heard: Sin
     assert PASSWORD not in "".join(heard.envelopes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("process", "port", "command"),
     [

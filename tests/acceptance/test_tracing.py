@@ -8,6 +8,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 from kombu import Connection, Producer
 from opentelemetry import propagate, trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -118,6 +119,7 @@ def _ended(spans: Iterable[Any], name: str, trace: int) -> bool:
     return any(span.name == name and int.from_bytes(span.trace_id) == trace for span in list(spans))
 
 
+@pytest.mark.slow
 def test_every_way_in_is_in_the_trace_of_its_producer(service: Service) -> None:
     """The client, a message's header, a CloudEvent's attribute, a request's header, and a field of the event."""
     with collector() as (address, spans):

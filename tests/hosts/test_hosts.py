@@ -61,6 +61,7 @@ def test_the_third_host_of_the_documentation_works(service: Service, tmp_path: P
     ]
 
 
+@pytest.mark.slow
 def test_doctor_says_what_pilito_lacks(service: Service) -> None:
     """Its table, its privileges, the proof of its key: each with what to do."""
 

@@ -248,6 +248,7 @@ def test_a_frozen_redis_is_as_good_as_away(configure: Application, tmp_path: Pat
         embedded.stop(home)
 
 
+@pytest.mark.slow
 def test_a_frozen_database_is_as_good_as_away(configure: Application, tmp_path: Path) -> None:
     """For a connection that is there and for one that has to be made; and it is asked again once it answers."""
     home = tmp_path / "home"

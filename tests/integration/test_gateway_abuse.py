@@ -165,6 +165,7 @@ def test_who_never_closes_what_was_closed_is_disconnected(private: Service) -> N
 # Nothing at all.
 
 
+@pytest.mark.slow
 def test_who_never_answers_is_disconnected(private: Service) -> None:
     """A client that vanished without a word: its connection ends, also with frames on their way to it, and others get
     theirs meanwhile. With the times made short.

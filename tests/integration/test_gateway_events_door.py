@@ -119,6 +119,7 @@ def test_the_longest_body_is_read(web: Gateway) -> None:
     assert (answer.status, answer.body["rejected"][0]["code"]) == (422, "malformed")
 
 
+@pytest.mark.slow
 def test_a_body_that_drips_in_is_408(web: Gateway) -> None:
     """However steadily it drips, and others are answered meanwhile."""
     with raw(web, "Content-Length: 1000") as connection:

@@ -118,6 +118,7 @@ def test_the_keys_are_read_again_at_most_every_half_minute(private: Service, key
     assert (jwks.AT_MOST_EVERY, jwks.BELIEVED) == (30, 600)
 
 
+@pytest.mark.slow
 def test_a_rotation_is_noticed(private: Service, tmp_path: Path) -> None:
     """A new key when a token names it, one that was withdrawn after a while; with the times made short."""
     own = tmp_path / "keys.json"

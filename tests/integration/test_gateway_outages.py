@@ -58,6 +58,7 @@ def test_after_redis_was_away_the_same_socket_gets_what_it_missed(own_cache: tup
         assert web.get("/readyz").body["status"] == "ready"
 
 
+@pytest.mark.slow
 def test_a_frozen_redis_is_noticed(own_cache: tuple[Service, Path]) -> None:
     """A Redis that answers nobody, without closing a connection, is given up within seconds, and found again."""
     private, home = own_cache
@@ -98,6 +99,7 @@ def frozen(home: Path) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_without_a_database_reads_say_when_to_come_back_and_live_frames_go_on(service: Service) -> None:
     """503 with Retry-After; sockets, new ones too, get frames, and the snapshot follows when the database is back."""
     first = redirect(service, "c1", "billing")

@@ -84,6 +84,7 @@ def test_an_expired_token_is_refused(web: Gateway) -> None:
     assert is_refused(web, token("7", lifetime=-7))
 
 
+@pytest.mark.slow
 def test_a_token_that_ends_closes_its_socket(web: Gateway) -> None:
     """With 4401, five seconds after its `exp`, while another one stays open."""
     with web.socket(**offering(token("7", lifetime=2))) as ending, web.socket(**offering(token("7"))) as staying:

@@ -137,6 +137,7 @@ def test_poison_in_a_group_fails_alone(busy: tuple[Service, Process], poison: st
     assert worker.running
 
 
+@pytest.mark.slow
 def test_a_group_that_overruns_the_soft_limit_runs_one_by_one(service: Service) -> None:
     """Eight messages of 0.35 s are too much for two seconds together, and none is too much by itself."""
     with service.worker(*ONE, **SHORT) as worker, service.beat():
@@ -174,6 +175,7 @@ def test_an_expired_message_is_kept_and_a_later_one_waits_for_its_eta(busy: tupl
     assert sorted(committed(worker)) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_terminating_one_message_of_a_running_group_ends_only_that_one(service: Service) -> None:
     """The process dies for it; the others run again, by themselves."""
     with service.worker(*ONE, **SHORT) as worker:

@@ -171,6 +171,7 @@ def test_the_broker_restarts_under_load(own_broker: tuple[Service, Path]) -> Non
         assert process.running
 
 
+@pytest.mark.slow
 def test_the_broker_is_frozen_for_a_while(own_broker: tuple[Service, Path]) -> None:
     """SIGSTOP until the intake notices: it goes on when the broker does, and nothing stays in its hand."""
     service, home = own_broker

@@ -69,6 +69,7 @@ def url(web: Gateway) -> str:
     return f"http://127.0.0.1:{web.port}"
 
 
+@pytest.mark.slow
 @api.parametrize()
 def test_whatever_is_asked_it_answers_as_described(web: Gateway, case: schemathesis.Case[Any]) -> None:
     """No 5xx; no status, content type or body that is not described; what is wrong or brings no token is refused."""
