@@ -26,7 +26,7 @@ demo: setup  ## everything from nothing: process the example events, break the c
 up: setup  ## stay up: worker, beat, gateway and Flower (Ctrl-C stops everything)
 	@$(BIN)/redirect-worker up
 
-PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses 4 --dist loadfile
 
 test: setup  ## the test suite, on real servers that it starts itself
 	@$(PYTEST) -m "not slow"

@@ -133,10 +133,10 @@ class _Visitor:
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            ahead.close()  # first: whoever waits for the ways may be cancelled
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            ahead.close()
 
     async def _inward(self, data: bytes, ahead: asyncio.StreamWriter) -> None:
         while data:
@@ -179,10 +179,12 @@ def open_doors(*doors: Door) -> Iterator[None]:
         await end.wait()
         for server in servers:
             server.close()
+        await asyncio.sleep(0.05)  # who was let in just now enters: cancelled before, its end of the line stays open
         visitors = asyncio.all_tasks() - {asyncio.current_task()}
         for visitor in visitors:
             visitor.cancel()
         await asyncio.gather(*visitors, return_exceptions=True)
+        await asyncio.sleep(0)  # a closed connection is let go of in the loop's next turn
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
     thread.start()

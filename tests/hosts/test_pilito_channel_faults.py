@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.afresh import forget
+from tests.eventually import eventually
 from tests.hosts.host import Host, messages_queued, state, unread
 from tests.service import Service
 from worker import embedded
@@ -102,7 +103,7 @@ def test_who_is_not_told_in_time_is_told_in_a_later_round(
     assert errors
     assert {type(error) for error in errors.values()} == {Transient}
     monkeypatch.setattr(channel, "PATIENCE", 20)
-    assert channel.notify(states, lambda: proof) == {}
+    eventually(lambda: channel.notify(states, lambda: proof) == {})  # on a machine that is busy, not at once
     assert 300 <= messages_queued() <= 300 + channel.LANES
 
 

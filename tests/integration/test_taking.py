@@ -36,6 +36,8 @@ def own_broker(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         yield embedded.start(home, ["broker"])["broker"], home
     finally:
         embedded.stop(home)
+        for hand in HANDS:  # kombu would put back what they hold when pytest ends, to a broker that is gone
+            hand._delivered.clear()
         HANDS.clear()
 
 
