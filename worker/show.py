@@ -66,10 +66,9 @@ def _copy(copy: Any, state: Mapping[str, Any]) -> str:
 
 
 def _sent(found: Mapping[str, Any]) -> list[str]:
-    """Of the browsers' copy nothing can be read back; that it is still to be sent is told with the side effects."""
-    if any(effect["kind"] == "websocket" for effect in found["side_effects"]):
-        return []
-    return [f"  websocket  version {found['state']['version']}, sent to the browsers"]
+    """Of the browsers' copy nothing can be read back; what is still to be sent is told with the side effects."""
+    up_to_date = found["copies"]["websocket"]["status"] == "up_to_date"
+    return ["  websocket  nothing left to send to the browsers"] if up_to_date else []
 
 
 def _effect(effect: Mapping[str, Any]) -> str:
